@@ -1,0 +1,1 @@
+"""Ready-made applications and the `kerasdl` command."""

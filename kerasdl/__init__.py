@@ -1,0 +1,57 @@
+"""Keras 3 applications: builders, training, and models that can be trusted.
+
+Everything public is imported on first use, so that `import kerasdl` needs no backend.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+
+from kerasdl._version import __version__
+
+_BUILDER_MODULES = {
+    "lstm_sentiment": "kerasdl.models.text",
+    "ngram_classifier": "kerasdl.models.ngram",
+    "sentiment": "kerasdl.models.sentiment",
+    "text_cnn": "kerasdl.models.text",
+    "transformer_classifier": "kerasdl.models.transformer",
+}
+_MODULES = {
+    **_BUILDER_MODULES,
+    "InputError": "kerasdl.errors",
+    "Recipe": "kerasdl.recipe",
+    "Run": "kerasdl.training",
+    "load": "kerasdl.bundle",
+    "standard_callbacks": "kerasdl.callbacks",
+    "train": "kerasdl.training",
+}
+
+__all__ = ["BUILDERS", "__version__", *_MODULES]
+
+
+class _Builders(Mapping[str, Callable]):
+    """Builder name to builder, imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> Callable:
+        module = importlib.import_module(_BUILDER_MODULES[name])
+        return getattr(module, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_BUILDER_MODULES)
+
+    def __len__(self) -> int:
+        return len(_BUILDER_MODULES)
+
+
+BUILDERS: Mapping[str, Callable] = _Builders()
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kerasdl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

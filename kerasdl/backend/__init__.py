@@ -1,0 +1,26 @@
+"""What the three backends do differently, behind one set of functions.
+
+The module that matches `keras.backend.backend()` is imported, the others are not.
+"""
+
+import importlib
+
+import keras
+
+from kerasdl.errors import InputError
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+if keras.backend.backend() not in BACKENDS:
+    raise InputError(
+        f"kerasdl runs on {', '.join(BACKENDS)}, not on the Keras backend "
+        f"'{keras.backend.backend()}'; set KERAS_BACKEND to one of them."
+    )
+
+_backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+forward = _backend.forward
+recurrent = _backend.recurrent
+set_seed = _backend.set_seed
+
+__all__ = ["BACKENDS", "forward", "recurrent", "set_seed"]

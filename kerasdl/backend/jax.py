@@ -1,0 +1,57 @@
+"""The JAX side of `kerasdl.backend`."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+
+def set_seed(seed: int) -> None:
+    """Seed everything that new layers and NumPy draw from.
+
+    Keras seeds initializers and dropout layers from Python's `random`; JAX itself
+    holds no generator. Unlike `keras.utils.set_random_seed` this leaves TensorFlow
+    unimported. The generator behind unseeded `keras.random` calls has no public
+    reset: give those a seed or a `keras.random.SeedGenerator`.
+
+    Args:
+        seed: Any integer from 0 to 2**32 - 1.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global one is what must be seeded
+
+
+def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
+    """Make a quick inference function of a model.
+
+    Every new input shape compiles once, so keep the shapes few. The weights are read
+    at each call: training the model further is seen.
+
+    Args:
+        model: A built model with one output.
+
+    Returns:
+        Function from the model's inputs (an array, or a dict or tuple of arrays) to its
+        float32 output as a NumPy array.
+    """
+
+    @jax.jit
+    def apply(trainable, non_trainable, inputs):
+        outputs, _ = model.stateless_call(
+            trainable, non_trainable, inputs, training=False
+        )
+        return outputs
+
+    def call(inputs):
+        trainable = [variable.value for variable in model.trainable_variables]
+        fixed = [variable.value for variable in model.non_trainable_variables]
+        return np.asarray(apply(trainable, fixed, inputs), dtype="float32")
+
+    return call
+
+
+def recurrent(layer, sequences, initial_state, mask, training) -> None:
+    """Return None: on JAX Keras's own loop is a compiled `scan`."""

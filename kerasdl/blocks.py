@@ -1,0 +1,127 @@
+"""Functions from tensors to tensors that two model families or more share."""
+
+import keras
+from keras import layers, ops
+
+from kerasdl.layers import WordDropout
+
+# Width in words of the convolution before steps are merged.
+MERGED_WIDTH = 5
+
+
+def token_mask(tokens):
+    """Mark the real tokens: `(batch, length)` ids to `(batch, length)` booleans."""
+    return ops.not_equal(tokens, 0)
+
+
+def embed_tokens(tokens, vocabulary_size, width, *, word_dropout, dropout):
+    """Embed token ids after word dropout; padding becomes zero vectors.
+
+    Args:
+        tokens: Token ids `(batch, length)`, 0 being padding.
+        vocabulary_size: Number of token ids.
+        width: Size of each vector.
+        word_dropout: Share of tokens replaced by the unknown token in training.
+        dropout: Drop rate of whole embedding channels.
+
+    Returns:
+        Vectors `(batch, length, width)`.
+    """
+    mask = token_mask(tokens)
+    tokens = WordDropout(word_dropout, name="word_dropout")(tokens)
+    x = layers.Embedding(vocabulary_size, width, name="embedding")(tokens)
+    x = layers.SpatialDropout1D(dropout, name="embedding_dropout")(x)
+    return x * ops.expand_dims(ops.cast(mask, x.dtype), -1)
+
+
+def merge_steps(x, mask, *, pool):
+    """Merge every `pool` steps into one: a convolution, then the maximum.
+
+    Args:
+        x: Features `(batch, length, width)`.
+        mask: Real positions `(batch, length)`.
+        pool: Steps merged into one; 1 leaves everything as it is.
+
+    Returns:
+        Features `(batch, length / pool, width)` and their mask, rounded up.
+    """
+    if pool == 1:
+        return x, mask
+    x = layers.Conv1D(
+        x.shape[-1], MERGED_WIDTH, padding="same", activation="relu", name="stem_conv"
+    )(x)
+    # Padding, after ReLU the smallest value there is, never wins the maximum.
+    real = ops.expand_dims(ops.cast(mask, x.dtype), -1)
+    # "same" pooling would add half of what is missing on the left, and so shift the
+    # steps of a text with its padding.
+    fill = layers.ZeroPadding1D((0, pool - 1), name="stem_fill")
+    pooling = layers.MaxPooling1D(pool, name="stem_pool")
+    return pooling(fill(x * real)), pooling(fill(real))[:, :, 0] > 0
+
+
+def bidirectional(cell, units, x, mask, *, sequences, name):
+    """Read a sequence in both directions and put the two results side by side.
+
+    As `keras.layers.Bidirectional`, which imports TensorFlow on every backend.
+
+    Args:
+        cell: `kerasdl.layers.LSTM` or `GRU`.
+        units: State size in each direction.
+        x: Features `(batch, length, width)`.
+        mask: Real positions `(batch, length)`.
+        sequences: Return the state at every step, not only at the end.
+        name: Name of the layers.
+
+    Returns:
+        States `(batch, length, 2 * units)`, or `(batch, 2 * units)`.
+    """
+    options = {"units": units, "return_sequences": sequences}
+    forward = cell(**options, name=f"{name}_forward")(x, mask=mask)
+    backward = cell(**options, go_backwards=True, name=f"{name}_backward")(x, mask=mask)
+    if sequences:
+        backward = ops.flip(backward, axis=1)
+    return ops.concatenate([forward, backward], axis=-1)
+
+
+def pool_max_mean(x, mask):
+    """Pool real positions by maximum and by mean, side by side.
+
+    Args:
+        x: Features `(batch, length, width)`.
+        mask: Real positions `(batch, length)`.
+
+    Returns:
+        Features `(batch, 2 * width)`, zeros where no position is real.
+    """
+    mask = ops.expand_dims(ops.cast(mask, x.dtype), -1)
+    count = ops.sum(mask, axis=1)
+    mean = ops.sum(x * mask, axis=1) / ops.maximum(count, 1)
+    lowest = ops.max(x * mask - 1e4 * (1 - mask), axis=1)
+    return ops.concatenate([lowest * ops.minimum(count, 1), mean], axis=-1)
+
+
+def classify(x, num_classes, *, dropout, head="softmax"):
+    """End a classifier: dropout, then float32 logits.
+
+    Args:
+        x: Features `(batch, width)`.
+        num_classes: Number of classes.
+        dropout: Drop rate before the logits.
+        head: `"softmax"` for one logit per class, `"single"` for one logit in all.
+
+    Returns:
+        Logits `(batch, num_classes)`, or `(batch, 1)` for the single head.
+    """
+    x = layers.Dropout(dropout, name="dropout")(x)
+    units = 1 if head == "single" else num_classes
+    return layers.Dense(units, dtype="float32", name="logits")(x)
+
+
+def tokens_input() -> keras.KerasTensor:
+    """Return the model input `tokens`, `(batch, length)` int32 with any length."""
+    return keras.Input((None,), dtype="int32", name="tokens")
+
+
+def ngrams_input() -> keras.KerasTensor:
+    """Return the model input `ngrams`, `(batch, n-grams)` int32 with any number."""
+    return keras.Input((None,), dtype="int32", name="ngrams")

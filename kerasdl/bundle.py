@@ -1,0 +1,553 @@
+"""A trained model as a folder that can be trusted and reloaded.
+
+The folder holds data only. Loading checks every checksum, rebuilds the model with a
+builder from the allow-list, compares shapes before any memory is taken for weights, and
+refuses with one clear sentence.
+"""
+
+import difflib
+import hashlib
+import importlib.resources
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kerasdl import BUILDERS
+from kerasdl._version import __version__
+from kerasdl.data.text import NUM_HASHES, TextEncoder
+from kerasdl.errors import InputError
+from kerasdl.predict import Predictor
+
+FORMAT = 1
+TASK = "text-classification"
+STORAGES = ("float32", "float16", "int8")
+# Below this size a float16 copy costs little and int8 would cost accuracy.
+SMALLEST_INT8_TABLE = 65_536
+
+MANIFEST = "manifest.json"
+SPEC = "spec.json"
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
+NGRAMS = "ngrams.safetensors"
+METRICS = "metrics.json"
+CARD = "MODEL_CARD.md"
+KERAS_COPY = "model.keras"
+REQUIRED = {SPEC, WEIGHTS, TOKENIZER, NGRAMS, METRICS, CARD}
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LARGEST_MANIFEST = 2**20
+SHIPPED = "kerasdl_saved_models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What `spec.json` says: how to rebuild the model and read its answers.
+
+    Attributes:
+        builder: Name of the builder on the allow-list.
+        arguments: Keyword arguments of the builder.
+        labels: Class names, in the order of the probabilities.
+        temperature: Divides the logits, so that the probabilities are calibrated.
+        preprocessing: Configuration of the `TextEncoder`.
+        storage: How the weights are stored, one of `STORAGES`.
+        task: What the model does.
+        kerasdl: Version that wrote the bundle.
+        format: Version of the folder's layout.
+    """
+
+    builder: str
+    arguments: dict
+    labels: list[str]
+    temperature: float
+    preprocessing: dict
+    storage: str
+    task: str = TASK
+    kerasdl: str = __version__
+    format: int = FORMAT
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    model: keras.Model,
+    builder: str,
+    arguments: Mapping,
+    encoder: TextEncoder,
+    label_names: tuple[str, ...],
+    temperature: float,
+    metrics: Mapping,
+    card: str,
+    storage: str = "float32",
+    keras_copy: bool = True,
+) -> Path:
+    """Write a trained model as a bundle, or leave everything as it was.
+
+    Args:
+        folder: Where to write; an earlier bundle there is replaced once the new one is
+            complete on disk.
+        model: Trained model.
+        builder: Name under which `load` finds the builder.
+        arguments: JSON-ready keyword arguments with which the builder made the model.
+        encoder: Turns texts into the model's inputs.
+        label_names: Class names, in the order of the logits.
+        temperature: Calibration temperature.
+        metrics: JSON-ready metrics.
+        card: Model card in Markdown.
+        storage: `"float32"` is exact, `"float16"` halves the size, `"int8"` also stores
+            tables of `SMALLEST_INT8_TABLE` numbers or more in 8 bits per number.
+        keras_copy: Also write `model.keras` for other Keras programs.
+
+    Returns:
+        The absolute folder.
+
+    Raises:
+        InputError: If the folder holds something that is no bundle.
+        ValueError: If `storage` is unknown or a weight does not survive it.
+    """
+    if storage not in STORAGES:
+        raise ValueError(f"storage={storage!r}; expected one of {STORAGES}")
+    spec = Bundle(
+        builder=builder,
+        arguments=dict(arguments),
+        labels=list(label_names),
+        temperature=float(temperature),
+        preprocessing=encoder.config,
+        storage=storage,
+    )
+    files = {
+        SPEC: _json(asdict(spec)),
+        WEIGHTS: safetensors.numpy.save(_pack(model, storage)),
+        TOKENIZER: encoder.tokenizer_json.encode(),
+        NGRAMS: safetensors.numpy.save({"hash_bits": encoder.hash_bits}),
+        METRICS: _json(metrics),
+        CARD: card.encode(),
+    }
+    folder = Path(folder).absolute()
+    with _replacing(folder) as partial:
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        if keras_copy:
+            _write_keras_copy(model, partial / KERAS_COPY)
+        seal(partial)
+    return folder
+
+
+def load(
+    path: str | Path, *, builders: Mapping[str, Callable] | None = None
+) -> Predictor:
+    """Load a bundle for prediction.
+
+    Args:
+        path: Run folder, bundle folder, or name of a shipped bundle.
+        builders: Builders allowed besides `kerasdl.BUILDERS`, by name.
+
+    Returns:
+        Predictor: texts in, labels and calibrated probabilities out.
+
+    Raises:
+        InputError: If anything about the bundle is missing, changed or does not fit.
+    """
+    folder = find_bundle(path)
+    spec = read_bundle(folder)
+    builder = _find_builder(spec.builder, builders or {}, folder)
+    tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
+    encoder = TextEncoder.from_parts(
+        spec.preprocessing, tokenizer_json, _hash_bits(folder / NGRAMS)
+    )
+    model = _rebuild(builder, spec.arguments, folder)
+    if model.output_shape[-1] not in _widths(len(spec.labels)):
+        raise InputError(
+            f"{folder / SPEC}: {len(spec.labels)} labels do not fit the model's "
+            f"{model.output_shape[-1]} outputs; get the bundle again"
+        )
+    return Predictor(model, encoder, spec.labels, spec.temperature)
+
+
+def find_bundle(path: str | Path) -> Path:
+    """Return the folder of a bundle, given a run, a bundle or a shipped name.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    folder, shipped = Path(path), shipped_bundles()
+    for candidate in (folder / "bundle", folder):
+        if (candidate / MANIFEST).exists():
+            return candidate
+    if str(path) in shipped:
+        return shipped[str(path)]
+    if folder.exists():
+        raise InputError(f"{folder} is no bundle: it holds no {MANIFEST}")
+    near = difflib.get_close_matches(str(path), shipped, n=1) or sorted(shipped)
+    hint = f"; shipped with kerasdl: {', '.join(near)}" if near else ""
+    raise InputError(f"there is no bundle {str(path)!r}{hint}")
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Return the bundles that came with kerasdl, by name."""
+    try:
+        root = Path(str(importlib.resources.files(SHIPPED)))
+    except ModuleNotFoundError:  # a source checkout that is not installed
+        root = Path(__file__).parents[1] / "saved_models"
+    return {path.parent.name: path.parent for path in root.glob(f"*/{MANIFEST}")}
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Check every file of a bundle against the manifest, and read its spec.
+
+    Raises:
+        InputError: If a file is missing or changed, or the spec is not valid.
+    """
+    _verify(folder)
+    path = folder / SPEC
+    fields = _parse(path, path.read_bytes())
+    version = fields.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{path}: the format is not a number; get the bundle again")
+    if version > FORMAT:
+        raise InputError(
+            f"{path}: made by a newer kerasdl (format {version}); upgrade kerasdl"
+        )
+    _check_spec(path, fields)
+    return Bundle(**fields)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest over all files in a folder."""
+    table = {
+        path.name: _fingerprint(path)
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    (folder / MANIFEST).write_bytes(_manifest(table))
+
+
+def _json(content) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _manifest(table: dict) -> bytes:
+    # Only these very bytes are accepted, so that no byte of the manifest is free.
+    digest = hashlib.sha256(_json(table)).hexdigest()
+    return _json({"digest": digest, "files": table})
+
+
+def _fingerprint(path: Path) -> dict:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"sha256": digest, "size": file.tell()}
+
+
+def _parse(path: Path, content: bytes) -> dict:
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}); get the bundle again") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} holds no JSON object; get the bundle again")
+    return fields
+
+
+def _verify(folder: Path) -> None:
+    for name, expected in _read_manifest(folder / MANIFEST).items():
+        path = folder / name
+        if not _is_plain_file(path):
+            raise InputError(
+                f"{path} is missing or no plain file; get the bundle again"
+            )
+        # The size first: it costs nothing, and says what happened.
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise InputError(
+                f"{path} has {size} bytes instead of {expected['size']}; "
+                "get the bundle again"
+            )
+        if _fingerprint(path) != expected:
+            raise InputError(
+                f"{path} was changed: its checksum is wrong; get the bundle again"
+            )
+
+
+def _read_manifest(path: Path) -> dict[str, dict]:
+    if not _is_plain_file(path) or path.stat().st_size > LARGEST_MANIFEST:
+        raise InputError(f"{path} is no plain small file; get the bundle again")
+    content = path.read_bytes()
+    table = _parse(path, content).get("files")
+    if not isinstance(table, dict) or _manifest(table) != content:
+        raise InputError(f"{path} was changed or cut short; get the bundle again")
+    for name, entry in table.items():
+        if not PLAIN_NAME.fullmatch(name):
+            raise InputError(f"{path}: {name!r} is no plain file name")
+        if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
+            raise InputError(f"{path}: no checksum and size for {name!r}")
+    if missing := sorted(REQUIRED - set(table)):
+        raise InputError(f"{path} does not list {missing[0]}; get the bundle again")
+    return table
+
+
+def _is_plain_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _check_spec(path: Path, fields: dict) -> None:
+    valid = {
+        "arguments": lambda value: isinstance(value, dict),
+        "builder": lambda value: isinstance(value, str),
+        "format": lambda value: value == FORMAT,
+        "kerasdl": lambda value: isinstance(value, str),
+        "labels": _are_labels,
+        "preprocessing": lambda value: isinstance(value, dict),
+        "storage": lambda value: value in STORAGES,
+        "task": lambda value: value == TASK,
+        "temperature": _is_temperature,
+    }
+    if odd := sorted(set(valid) ^ set(fields)):
+        raise InputError(f"{path}: the field {odd[0]!r} is missing or unknown")
+    for name, fits in valid.items():
+        if not fits(fields[name]):
+            raise InputError(f"{path}: {name}={fields[name]!r} is not valid")
+
+
+def _are_labels(value) -> bool:
+    strings = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return strings and len(set(value)) == len(value) >= 2
+
+
+def _is_temperature(value) -> bool:
+    return isinstance(value, (int, float)) and value > 0 and math.isfinite(value)
+
+
+def _widths(num_labels: int) -> set[int]:
+    """Widths of the logits that fit: one logit may stand for two classes."""
+    return {num_labels, 1} if num_labels == 2 else {num_labels}
+
+
+def _hash_bits(path: Path) -> np.ndarray:
+    """Read which n-grams count, once the header says that nothing else is there."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as tables:
+            entry = tables.get_slice("hash_bits")
+            fits = entry.get_dtype() == "U8" and entry.get_shape() in (
+                [0],
+                [NUM_HASHES // 8],
+            )
+            if fits:
+                return tables.get_tensor("hash_bits")
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    raise InputError(f"{path} holds no table of n-grams; get the bundle again")
+
+
+def _find_builder(name: str, builders: Mapping, folder: Path) -> Callable:
+    for known in (builders, BUILDERS):
+        if name in known:
+            return known[name]
+    raise InputError(
+        f"{folder / SPEC}: the builder {name!r} is not on the list; "
+        f"if you trust it, call load(path, builders={{{name!r}: function}})"
+    )
+
+
+def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
+    """Build the model with the stored weights, once their shapes are known to agree.
+
+    In a stateless scope variables have shapes but no memory yet, and leaving the next
+    scope creates them. Keras keeps the list of those to be created per thread: a thread
+    of its own makes sure that those of a refused model are never created.
+    """
+
+    def build(weights) -> keras.Model:
+        # Keras serializes some layers to build them, see `_without_tensorflow`.
+        with keras.StatelessScope(initialize_variables=False), _without_tensorflow():
+            model = _call(builder, arguments, folder)
+        _check_weights(model, weights, folder)
+        for variable in model.weights:
+            # Random values would be thrown away, and JAX compiles for seconds to
+            # draw them. If Keras renames this attribute, loading is slower, not wrong.
+            variable._initializer = _zeros
+        with keras.StatelessScope():
+            pass
+        for variable in model.weights:
+            variable.assign(_unpack(weights, variable.path))
+        return model
+
+    try:
+        with (
+            safetensors.safe_open(folder / WEIGHTS, framework="numpy") as weights,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            return thread.submit(build, weights).result()
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+
+
+def _zeros(shape, dtype=None):
+    return keras.ops.zeros(shape, dtype)
+
+
+def _call(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
+    try:
+        return builder(**{**arguments, "optimizer": None})
+    except Exception as error:  # arguments from a file can make anything fail
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{folder / SPEC}: the arguments do not fit the builder: {reason}"
+        ) from error
+
+
+def _pack(model: keras.Model, storage: str) -> dict[str, np.ndarray]:
+    packed = {}
+    for variable in model.weights:
+        value = keras.ops.convert_to_numpy(variable.value)
+        if variable.path in packed:
+            raise ValueError(f"two weights have the same path {variable.path!r}")
+        if not _is_float(variable):
+            packed[variable.path] = value
+            continue
+        packed |= _pack_float(variable.path, value.astype(np.float32), storage)
+        if not np.isfinite(packed[variable.path]).all():
+            raise ValueError(f"weight {variable.path!r} is not finite as {storage}")
+    return {name: np.asarray(value, order="C") for name, value in packed.items()}
+
+
+def _pack_float(path: str, value: np.ndarray, storage: str) -> dict[str, np.ndarray]:
+    if storage == "float32":
+        return {path: value}
+    if storage == "float16" or value.size < SMALLEST_INT8_TABLE:
+        with np.errstate(over="ignore"):  # the caller refuses infinities by name
+            return {path: value.astype(np.float16)}
+    rows = tuple(range(value.ndim - 1)) or None
+    scale = np.abs(value).max(axis=rows) / np.float32(127)
+    scale = np.where(scale > 0, scale, np.float32(1))
+    return {path: np.rint(value / scale).astype(np.int8), _scale_path(path): scale}
+
+
+def _unpack(weights, path: str) -> np.ndarray:
+    value = weights.get_tensor(path)
+    if _scale_path(path) in weights.keys():  # noqa: SIM118 - a file, not a dict
+        value = value * weights.get_tensor(_scale_path(path))
+    return value
+
+
+def _check_weights(model: keras.Model, weights, folder: Path) -> None:
+    """Compare the file's table of contents with what the model needs."""
+    stored = {}
+    for name in weights.keys():  # noqa: SIM118 - a file, not a dict
+        entry = weights.get_slice(name)
+        stored[name] = entry.get_dtype(), tuple(entry.get_shape())
+    for variable in model.weights:
+        for name, dtypes, shape in _expected(variable, stored):
+            dtype, found = stored.pop(name, (None, None))
+            if dtype not in dtypes or found != shape:
+                raise InputError(
+                    f"{folder / WEIGHTS}: {name!r} is {dtype} {found}, but the model "
+                    f"needs {' or '.join(dtypes)} {shape}; get the bundle again"
+                )
+    if stored:
+        raise InputError(
+            f"{folder / WEIGHTS}: the model has no weight {min(stored)!r}; "
+            "get the bundle again"
+        )
+
+
+def _expected(variable, stored: dict) -> Iterator[tuple[str, tuple[str, ...], tuple]]:
+    path, shape = variable.path, tuple(variable.shape)
+    if not _is_float(variable):
+        dtype = np.dtype(variable.dtype)
+        code = (
+            "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+        )
+        yield path, (code,), shape
+    elif _scale_path(path) in stored:
+        yield path, ("I8",), shape
+        yield _scale_path(path), ("F32",), shape[-1:] if len(shape) > 1 else ()
+    else:
+        yield path, ("F32", "F16"), shape
+
+
+def _scale_path(path: str) -> str:
+    return f"{path}.scale"
+
+
+def _is_float(variable) -> bool:
+    return "float" in keras.backend.standardize_dtype(variable.dtype)
+
+
+def _write_keras_copy(model: keras.Model, path: Path) -> None:
+    # The same layers without compile state: no optimizer slots, no custom loss.
+    copy = keras.Model(model.input, model.output, name=model.name)
+    with _without_tensorflow():
+        copy.save(path)
+
+
+@contextmanager
+def _without_tensorflow() -> Iterator[None]:
+    """Keep Keras from importing TensorFlow just to ask whether an object is one of its.
+
+    Serializing a model does so on every backend; a module that is `None` counts as not
+    installed. Where TensorFlow is imported already, nothing changes.
+    """
+    absent = "tensorflow" not in sys.modules
+    if absent:
+        sys.modules["tensorflow"] = None
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["tensorflow"]
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `folder` when the block succeeds."""
+    if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files; name a new folder")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        _swap(partial, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Give `new` the name of `folder`; the earlier folder, if any, is deleted last."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_name(f"{new.name}.old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

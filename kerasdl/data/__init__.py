@@ -1,0 +1,1 @@
+"""Data: sources, encoding and batches."""

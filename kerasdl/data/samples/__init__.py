@@ -1,0 +1,1 @@
+"""Data sets small and free enough to travel inside the package."""

@@ -1,0 +1,361 @@
+"""Layers: code that owns weights, randomness or training-dependent behaviour."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from kerasdl import backend
+
+
+class _Fused:
+    """Let the backend's fused kernel, where it has one, run an LSTM or GRU."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        if isinstance(mask, list | tuple):
+            mask = mask[0]
+        fused = backend.recurrent(self, sequences, initial_state, mask, training)
+        if fused is not None:
+            return fused
+        return super().inner_loop(sequences, initial_state, mask, training=training)
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class LSTM(_Fused, keras.layers.LSTM):
+    """`keras.layers.LSTM`, as quick on PyTorch as `torch.nn.LSTM`.
+
+    Arguments, weights and results are those of Keras; the fused kernel serves the
+    standard cell and right-padded masks, Keras's own loop the rest.
+
+    Example:
+        >>> LSTM(8).compute_output_shape((2, 5, 3))
+        (2, 8)
+
+    Reference:
+        [Long Short-Term Memory](https://doi.org/10.1162/neco.1997.9.8.1735).
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class GRU(_Fused, keras.layers.GRU):
+    """`keras.layers.GRU`, as quick on PyTorch as `torch.nn.GRU`.
+
+    Arguments, weights and results are those of Keras; the fused kernel serves the
+    standard cell and right-padded masks, Keras's own loop the rest.
+
+    Example:
+        >>> GRU(8).compute_output_shape((2, 5, 3))
+        (2, 8)
+
+    Reference:
+        [Learning Phrase Representations using RNN
+        Encoder-Decoder](https://arxiv.org/abs/1406.1078), the variant of cuDNN.
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class WordDropout(keras.layers.Layer):
+    """Replace random tokens by the unknown token in training (Iyyer et al. 2015, §3.2).
+
+    Args:
+        rate: Share of the tokens replaced, in `[0, 1)`.
+        unknown_id: Id of the unknown token.
+    """
+
+    def __init__(self, rate: float, *, unknown_id: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.unknown_id = unknown_id
+        self.seed_generator = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, tokens, training=False):
+        if not training or self.rate == 0:
+            return tokens
+        drawn = keras.random.uniform(ops.shape(tokens), seed=self.seed_generator)
+        dropped = ops.logical_and(drawn < self.rate, ops.not_equal(tokens, 0))
+        return ops.where(dropped, ops.cast(self.unknown_id, tokens.dtype), tokens)
+
+    def compute_output_spec(self, tokens, training=False):  # noqa: ARG002
+        return keras.KerasTensor(tokens.shape, tokens.dtype)
+
+    def get_config(self):
+        config = {"rate": self.rate, "unknown_id": self.unknown_id}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class PositionEmbedding(keras.layers.Layer):
+    """Add sinusoidal or learned positions to a sequence.
+
+    Args:
+        kind: `"sinusoidal"` (Vaswani et al. 2017, section 3.5) or `"learned"`.
+        max_length: Number of learned positions; later ones share the last.
+    """
+
+    def __init__(self, kind: str = "sinusoidal", *, max_length: int = 512, **kwargs):
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.max_length = max_length
+
+    def build(self, input_shape):
+        if self.kind == "learned":
+            self.table = self.add_weight(
+                name="table",
+                shape=(self.max_length, input_shape[-1]),
+                initializer=keras.initializers.RandomNormal(stddev=0.02),
+            )
+
+    def call(self, x):
+        length, width = ops.shape(x)[1], x.shape[-1]
+        if self.kind == "learned":
+            places = ops.minimum(ops.arange(length), self.max_length - 1)
+            return x + ops.take(self.table, places, axis=0)
+        angles = _position_angles(length, width)
+        waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        return x + ops.cast(waves[:, :width], x.dtype)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def get_config(self):
+        config = {"kind": self.kind, "max_length": self.max_length}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class SelfAttention(keras.layers.Layer):
+    """Multi-head self-attention under a padding mask, through Keras's fused path.
+
+    Input `(batch, length, width)` and mask `(batch, length)`, output like the input.
+
+    Args:
+        num_heads: Heads; must divide the width.
+        rotary: Rotate queries and keys by position (Su et al. 2021, section 3.4.2).
+    """
+
+    def __init__(self, num_heads: int, *, rotary: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.rotary = rotary
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.qkv = keras.layers.Dense(3 * width, name="qkv", dtype=self.dtype_policy)
+        self.qkv.build(input_shape)
+        self.out = keras.layers.Dense(width, name="out", dtype=self.dtype_policy)
+        self.out.build(input_shape)
+
+    def call(self, x, padding_mask):
+        # B batch, L length, H heads, D width of a head.
+        batch, length, width = ops.shape(x)[0], ops.shape(x)[1], x.shape[-1]
+        heads = (batch, length, self.num_heads, width // self.num_heads)
+        query, key, value = (
+            ops.reshape(part, heads)  # BLHD
+            for part in ops.split(self.qkv(x), 3, axis=-1)
+        )
+        if self.rotary:
+            query, key = _rotate(query), _rotate(key)
+        # A text without tokens would attend to nothing at all, which is NaN.
+        visible = ops.logical_or(padding_mask, ops.arange(length) == 0)
+        mixed = ops.dot_product_attention(
+            query, key, value, mask=visible[:, None, None, :]
+        )
+        return self.out(ops.reshape(mixed, (batch, length, width)))
+
+    def compute_output_spec(self, x, padding_mask):  # noqa: ARG002
+        return keras.KerasTensor(x.shape, self.compute_dtype)
+
+    def get_config(self):
+        config = {"num_heads": self.num_heads, "rotary": self.rotary}
+        return {**super().get_config(), **config}
+
+
+def _position_angles(length, width):
+    """Angles `(length, ceil(width / 2))` of wavelengths from 2π to 10000·2π."""
+    pairs = (width + 1) // 2
+    frequency = ops.exp(ops.arange(pairs, dtype="float32") * (-np.log(1e4) / pairs))
+    return ops.arange(length, dtype="float32")[:, None] * frequency
+
+
+def _rotate(x):
+    """Rotate the two halves of each head's vector by the angle of its position."""
+    first, second = ops.split(x, 2, axis=-1)  # BLHD/2
+    angles = _position_angles(ops.shape(x)[1], x.shape[-1])[:, None, :]
+    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    return ops.concatenate(
+        [first * cos - second * sin, first * sin + second * cos], axis=-1
+    )
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class NgramBag(keras.layers.Layer):
+    """Score a bag of n-grams: naive-Bayes weighted, unit length, linear.
+
+    Every distinct n-gram `g` of a text has the value `r_g`, its naive-Bayes log-count
+    ratio between a class and the rest. The score of the class is
+    `scale · Σ r_g w_g / ‖r‖ + b`, the norm taken over the text. The ratios come from
+    `adapt`; `w` and `b` are trained from zero.
+
+    Input: n-gram ids `(batch, n-grams)` int32, 0 being padding. Output: scores
+    `(batch, num_classes)`; of two classes the first has the negative score of the
+    second.
+
+    Args:
+        num_ngrams: Number of n-gram ids, padding included.
+        num_classes: Number of classes.
+        scale: Multiplies the scores: with Adam, so much larger is the effective
+            learning rate of `w`, which then suits that of layers beside the bag.
+
+    Reference:
+        [Baselines and Bigrams](https://aclanthology.org/P12-2018), section 2. Differs:
+        every text's vector is scaled to unit length.
+    """
+
+    def __init__(
+        self, num_ngrams: int, num_classes: int, *, scale: float = 1.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_ngrams = num_ngrams
+        self.num_classes = num_classes
+        self.scale = scale
+
+    def build(self, input_shape):  # noqa: ARG002 - Keras's signature
+        columns = 1 if self.num_classes == 2 else self.num_classes
+        shape = (self.num_ngrams, columns)
+        self.ratio = self.add_weight(
+            name="ratio", shape=shape, initializer="ones", trainable=False
+        )
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=shape[1:], initializer="zeros")
+
+    def adapt(self, ngrams, labels: np.ndarray) -> None:
+        """Set the log-count ratios from labelled texts, with add-one smoothing.
+
+        Args:
+            ngrams: N-gram ids of each text, a `kerasdl.data.batches.Ragged`.
+            labels: Class of each text `(count,)`, or its share in each class
+                `(count, num_classes)`.
+        """
+        shares = np.eye(self.num_classes)[labels] if labels.ndim == 1 else labels
+        counts = np.stack(
+            [
+                np.bincount(
+                    ngrams.values,
+                    weights=np.repeat(share, ngrams.lengths),
+                    minlength=self.num_ngrams,
+                )
+                for share in shares.T
+            ],
+            axis=-1,
+        )
+        rest = counts.sum(axis=-1, keepdims=True) - counts
+        ratio = _log_share(counts + 1) - _log_share(rest + 1)
+        ratio[counts.sum(axis=-1) == 0] = 0.0
+        self.ratio.assign(ratio[:, 1:] if self.num_classes == 2 else ratio)
+
+    def call(self, ngrams):
+        score = ops.sum(self.contributions(ngrams), axis=1) + self.bias
+        if self.num_classes == 2:
+            return ops.concatenate([-score, score], axis=-1)
+        return score
+
+    def contributions(self, ngrams):
+        """Return what each n-gram adds to the scores.
+
+        Args:
+            ngrams: N-gram ids `(batch, n-grams)`.
+
+        Returns:
+            Contributions `(batch, n-grams, columns)`, one column for two classes.
+        """
+        # B batch, G n-grams, C columns.
+        real = ops.cast(ops.not_equal(ngrams, 0), self.compute_dtype)
+        ratio = ops.take(self.ratio, ngrams, axis=0) * real[:, :, None]  # BGC
+        weight = ops.take(self.kernel, ngrams, axis=0)  # BGC
+        norm = ops.sqrt(ops.sum(ratio * ratio, axis=1, keepdims=True) + 1e-9)  # B1C
+        return ratio * weight * (self.scale / norm)
+
+    def compute_output_spec(self, ngrams):
+        return keras.KerasTensor(
+            (ngrams.shape[0], self.num_classes), self.compute_dtype
+        )
+
+    def get_config(self):
+        config = {
+            "num_ngrams": self.num_ngrams,
+            "num_classes": self.num_classes,
+            "scale": self.scale,
+        }
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class Blend(keras.layers.Layer):
+    """Add up the logits of branches that are trained apart.
+
+    In training the branches' logits are returned side by side,
+    `(batch, branches, classes)`, so that `kerasdl.tasks.Crossentropy` scores each by
+    itself: under one common loss the branch that fits first would leave the others
+    nothing to learn. Otherwise their weighted sum `(batch, classes)` is returned.
+
+    Args:
+        branches: Name of each branch, in the order of the inputs.
+    """
+
+    def __init__(self, branches: Sequence[str], **kwargs):
+        super().__init__(**kwargs)
+        self.branches = list(branches)
+
+    def build(self, input_shape):  # noqa: ARG002 - Keras's signature
+        self.weight = self.add_weight(
+            name="weight",
+            shape=(len(self.branches),),
+            initializer=keras.initializers.Constant(1 / len(self.branches)),
+            trainable=False,
+        )
+
+    def adapt(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Set the weights that minimise the log loss.
+
+        Args:
+            logits: Logits of the branches `(count, branches, classes)`, from texts that
+                they were not trained on.
+            labels: True classes `(count,)`.
+        """
+
+        count = len(self.branches)
+        equal = np.full(count, 1 / count)
+
+        def log_loss(weight):
+            mixed = np.tensordot(weight, logits, axes=(0, 1))
+            right = log_softmax(mixed, axis=-1)[np.arange(len(labels)), labels]
+            # A prior worth one text keeps the weights finite where few are given.
+            return -right.mean() + np.sum((weight - equal) ** 2) / len(labels)
+
+        best = minimize(log_loss, equal, bounds=[(0, None)] * count)
+        self.weight.assign(best.x)
+
+    def weight_of(self, branch: str) -> float:
+        """Return the weight of a branch, by its name."""
+        weights = keras.ops.convert_to_numpy(self.weight.value)
+        return float(weights[self.branches.index(branch)])
+
+    def call(self, logits, training=False):
+        stacked = ops.stack(logits, axis=1)
+        if training:
+            return stacked
+        return ops.sum(stacked * self.weight[:, None], axis=1)
+
+    def compute_output_spec(self, logits, training=False):  # noqa: ARG002
+        return keras.KerasTensor(logits[0].shape, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "branches": self.branches}
+
+
+def _log_share(counts: np.ndarray) -> np.ndarray:
+    return np.log(counts / counts.sum(axis=0))

@@ -1,0 +1,73 @@
+"""A recipe: everything that decides a training run, as one flat value."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from kerasdl.errors import InputError
+
+if TYPE_CHECKING:  # a recipe is read by `--help`, which must not wait for a backend
+    import keras
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a training run, as one flat value.
+
+    Attributes:
+        build: A builder, or its name in `kerasdl.BUILDERS`.
+        arguments: Arguments of the builder besides those that the data decide.
+        data: `"auto"`, `"imdb"`, `"sample"` or the path of a folder or table.
+        data_options: Options of `kerasdl.data.sources.load_texts`.
+        encoder: Options of `kerasdl.data.text.TextEncoder.fit_encode`.
+        epochs: Passes over the training data, at most.
+        batch_size: Texts per optimizer step.
+        optimizer: Name of a Keras optimizer.
+        learning_rate: Highest learning rate.
+        schedule: A name in `kerasdl.schedules.SCHEDULES`.
+        warmup: Share of the steps in which a cosine schedule rises from zero.
+        patience: Epochs without a better validation loss before the training stops.
+        unlabelled: Learn from the data's unlabelled texts, too: a first model gives them
+            soft labels.
+        label_smoothing: Share of each label given to all classes alike.
+        word_vectors: Length of the vectors, learnt from the training texts, from which
+            the embedding starts; 0 starts from random ones.
+        validation_fraction: Share of the training data that chooses the epoch and the
+            temperature.
+        max_examples: Train on this many examples at most, `None` for all.
+        seed: Decides every random choice.
+
+    Raises:
+        InputError: If epochs, batch size or learning rate are not above 0.
+    """
+
+    build: "str | Callable[..., keras.Model]"
+    arguments: Mapping = field(default_factory=dict)
+    data: str = "auto"
+    data_options: Mapping = field(default_factory=dict)
+    encoder: Mapping = field(default_factory=dict)
+    epochs: int = 5
+    batch_size: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    patience: int = 2
+    unlabelled: bool = False
+    label_smoothing: float = 0.0
+    word_vectors: float = 0.0
+    validation_fraction: float = 0.1
+    max_examples: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise InputError(f"{name}={value}; give a number above 0")
+
+    def to_json(self) -> dict:
+        """Return the recipe with its builder by name."""
+        build = self.build if isinstance(self.build, str) else self.build.__name__
+        return {**asdict(self), "build": build}

@@ -1,0 +1,80 @@
+"""The only place that compiles a model: loss, metrics and optimizer of each task."""
+
+import keras
+from keras import ops
+
+Optimizer = str | keras.optimizers.Optimizer | None
+Rate = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+def compile_classifier(
+    model: keras.Model,
+    *,
+    optimizer: Optimizer,
+    learning_rate: Rate,
+) -> keras.Model:
+    """Compile a classifier that returns logits.
+
+    One logit per example means two classes and the binary loss; more logits mean one
+    per class. Integer labels `(batch,)` and soft labels `(batch, classes)` both fit the
+    latter.
+
+    Args:
+        model: Model with float32 logits `(batch, classes)`.
+        optimizer: Keras optimizer or its name; `None` leaves the model uncompiled.
+        learning_rate: Float or Keras schedule, unused with an optimizer instance.
+
+    Returns:
+        The same model, compiled in place.
+
+    Raises:
+        ValueError: If Keras knows no optimizer of that name.
+    """
+    if optimizer is None:
+        return model
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(
+            {"class_name": optimizer, "config": {"learning_rate": learning_rate}}
+        )
+    if model.output_shape[-1] == 1:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
+    else:
+        loss = Crossentropy(name="crossentropy")
+        accuracy = keras.metrics.MeanMetricWrapper(_correct, name="accuracy")
+    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy])
+    return model
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class Crossentropy(keras.losses.Loss):
+    """Softmax cross-entropy on logits, for integer and for soft labels alike.
+
+    Logits are `(batch, classes)`, or `(batch, branches, classes)` from a model whose
+    branches are trained apart. Soft labels `(batch, classes)` serve label smoothing and
+    distillation (Hinton et al. 2015, section 2).
+    """
+
+    def call(self, y_true, y_pred):
+        """Return the loss of each example, and of each branch."""
+        labels = _match(y_true, y_pred)
+        return keras.losses.categorical_crossentropy(labels, y_pred, from_logits=True)
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+def _correct(y_true, y_pred):
+    return keras.metrics.categorical_accuracy(_match(y_true, y_pred), y_pred)
+
+
+def _match(y_true, y_pred):
+    """Bring labels to the shape of the logits, one-hot where they are integers."""
+    classes = y_pred.shape[-1]
+    if len(y_true.shape) == 2 and y_true.shape[-1] == classes:
+        labels = ops.cast(y_true, y_pred.dtype)
+    else:
+        # Keras hands every label over as a float.
+        ids = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        labels = ops.one_hot(ids, classes, dtype=y_pred.dtype)
+    if len(y_pred.shape) == 3:
+        labels = ops.broadcast_to(labels[:, None, :], ops.shape(y_pred))
+    return labels

@@ -1,0 +1,127 @@
+"""The functions that each backend brings: seeding and quick inference."""
+
+import importlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from kerasdl import backend
+from kerasdl.errors import InputError
+
+# Keras 3.15 hands NumPy 2 its torch tensors the old way.
+def text_model(dropout=0.0):
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = keras.layers.Embedding(20, 8, mask_zero=True)(tokens)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    x = keras.layers.Dropout(dropout)(x)
+    return keras.Model({"tokens": tokens}, keras.layers.Dense(2)(x))
+
+
+def tokens(batch, length):
+    rows = np.random.default_rng(0).integers(1, 20, (batch, length))
+    return {"tokens": rows.astype("int32")}
+
+
+def numpy_logits(model, inputs):
+    embedding, kernel, bias = model.get_weights()
+    return embedding[inputs["tokens"]].mean(axis=1) @ kernel + bias
+
+
+def drawn():
+    """Draw weights, dropout masks and NumPy numbers."""
+    model = text_model(dropout=0.5)
+    masked = [
+        keras.ops.convert_to_numpy(model(tokens(4, 6), training=True)) for _ in range(2)
+    ]
+    return [*model.get_weights(), *masked, np.random.rand(3)]  # noqa: NPY002
+
+
+def test_a_seed_gives_the_same_weights_and_masks_again():
+    backend.set_seed(1)
+    first = drawn()
+    backend.set_seed(1)
+    again = drawn()
+    backend.set_seed(2)
+    other = drawn()
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], other[0])
+    assert not np.array_equal(first[-1], other[-1])
+
+
+def test_forward_equals_numpy_at_every_shape():
+    model = text_model()
+    predict = backend.forward(model)
+    for batch, length in [(1, 3), (4, 7), (4, 9), (1, 7)]:
+        inputs = tokens(batch, length)
+        logits = predict(inputs)
+        assert isinstance(logits, np.ndarray)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, numpy_logits(model, inputs), atol=1e-6)
+
+
+def test_forward_sees_new_weights():
+    model = text_model()
+    predict, inputs = backend.forward(model), tokens(2, 5)
+    predict(inputs)
+    model.set_weights([weight + 1.0 for weight in model.get_weights()])
+    np.testing.assert_allclose(predict(inputs), numpy_logits(model, inputs), atol=1e-5)
+
+
+def test_forward_leaves_the_model_trainable():
+    model = text_model(dropout=0.5)
+    predict, inputs = backend.forward(model), tokens(4, 6)
+    before = predict(inputs)
+    np.testing.assert_array_equal(predict(inputs), before)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    model.fit(inputs, np.array([0, 1, 0, 1]), verbose=0)
+    assert not np.array_equal(predict(inputs), before)
+
+
+@pytest.mark.parametrize("structure", [tuple, list])
+def test_forward_takes_several_inputs(structure):
+    a, b = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model(structure([a, b]), keras.layers.Subtract()([a, b]))
+    values = np.arange(6, dtype="float32").reshape(2, 3)
+    inputs = structure([values, np.ones_like(values)])
+    np.testing.assert_array_equal(backend.forward(model)(inputs), values - 1)
+
+
+def test_forward_takes_an_array():
+    a = keras.Input((3,))
+    model = keras.Model(a, keras.layers.Rescaling(2.0)(a))
+    values = np.ones((2, 3), "float32")
+    np.testing.assert_array_equal(backend.forward(model)(values), 2 * values)
+
+
+def test_forward_returns_float32_under_mixed_precision():
+    a = keras.Input((3,))
+    model = keras.Model(a, keras.layers.Dense(2, dtype="mixed_bfloat16")(a))
+    assert backend.forward(model)(np.ones((2, 3), "float32")).dtype == np.float32
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it is TensorFlow")
+def test_tensorflow_stays_out():
+    code = (
+        "import sys, keras, numpy as np\n"
+        "from kerasdl import backend, layers\n"
+        "backend.set_seed(0)\n"
+        "model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(2)])\n"
+        "model.compile('adam', 'mse')\n"
+        "model.fit(np.ones((4, 4, 3)), np.ones((4, 2)), verbose=0)\n"
+        "backend.forward(model)(np.ones((4, 4, 3), 'float32'))\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(InputError, match="not on the Keras backend 'numpy'"):
+        importlib.reload(backend)

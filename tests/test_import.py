@@ -1,0 +1,110 @@
+"""What is imported when: help needs no backend, and JAX and torch no TensorFlow."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import keras
+import pytest
+
+BACKEND = keras.backend.backend()
+only_once = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="the same on every backend"
+)
+HEAVY = ("keras", "tensorflow", "jax", "torch", "scipy", "sklearn", "numpy", "rich")
+
+
+def python(script, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "KERAS_BACKEND": BACKEND, **environment},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=300,
+    )
+
+
+@only_once
+def test_importing_kerasdl_imports_no_backend():
+    done = python(
+        "import sys, kerasdl; kerasdl.Recipe, kerasdl.InputError, dir(kerasdl)\n"
+        f"print(sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@only_once
+@pytest.mark.parametrize(
+    "arguments", [[], ["sentiment"], ["sentiment", "train"], ["sentiment", "predict"]]
+)
+def test_help_is_quick_and_imports_nothing_heavy(arguments):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = python(
+        "import atexit, sys\n"
+        f"heavy = lambda: print(sorted(set({HEAVY}) & set(sys.modules)))\n"
+        "atexit.register(heavy)\n"
+        "from kerasdl_apps.cli import main; main()",
+        *(*arguments, "--help"),
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    assert done.stdout.endswith("\n[]\n")
+    # Processor time: the machine may be busy with other things.
+    assert after.ru_utime - before.ru_utime < 0.5
+
+
+@only_once
+def test_unknown_names_are_attribute_errors():
+    import kerasdl
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        kerasdl.nothing  # noqa: B018
+    assert {"train", "load", "BUILDERS"} <= set(dir(kerasdl))
+
+
+EVERYTHING = """
+import sys
+from pathlib import Path
+import kerasdl
+from kerasdl_apps import models, sentiment
+data, out = map(Path, sys.argv[1:])
+for name in kerasdl.BUILDERS:
+    recipe = sentiment.recipe(name, quick=True, data=str(data))
+    run = kerasdl.train(recipe, out=out / name)
+    assert (run.folder / "bundle" / "model.keras").is_file()
+kerasdl.load(out / name)(["good", ""])
+sentiment.evaluate(str(out / name), str(data), notify=print)
+assert len(models.describe()) == len(kerasdl.BUILDERS)
+assert "tensorflow" not in sys.modules, "imported"
+"""
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow needs TensorFlow")
+def test_jax_and_torch_never_import_tensorflow(tmp_path):
+    data = tmp_path / "data.tsv"
+    rows = [f"{'good' if i % 2 else 'bad'} {i}\t{i % 2}" for i in range(240)]
+    data.write_text("\n".join(["text\tlabel", *rows]))
+    done = python(EVERYTHING, data, tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+
+
+@only_once
+def test_tensorflow_keeps_its_banner_to_itself(tmp_path):
+    data = tmp_path / "data.tsv"
+    rows = [f"{'good' if i % 2 else 'bad'} {i}\t{i % 2}" for i in range(240)]
+    data.write_text("\n".join(["text\tlabel", *rows]))
+    done = python(
+        "from kerasdl_apps.cli import main; main()",
+        *("sentiment", "train", "--backend", "tensorflow", "--quick", "--json"),
+        *("--model", "ngram_classifier", "--data", data, "--out", tmp_path / "run"),
+        TF_CPP_MIN_LOG_LEVEL="",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["count"] == 36
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("epoch 1/1 ")

@@ -1,0 +1,276 @@
+"""The contracts of every builder, from the one table in `cases`."""
+
+import keras
+import numpy as np
+import pytest
+from cases import BATCH, CASES, Case
+from keras import ops
+
+import kerasdl
+from kerasdl.backend import forward
+from kerasdl.bundle import load, save_bundle
+from kerasdl.data.batches import BatchSource, Ragged
+from kerasdl.data.text import TextEncoder
+
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.builder)
+BY_NAME = {case.builder: case for case in CASES}
+LABELS = np.arange(BATCH) % 2
+# Every option that could let padding through; the single head and more classes too.
+RECURRENT = [
+    {"cell": cell, "bidirectional": both, "pool": pool, "pooling": pooling}
+    for cell in ("lstm", "gru")
+    for both in (False, True)
+    for pool in (1, 4)
+    for pooling in ("last", "max_mean")
+]
+ATTENTIVE = [
+    {"norm": norm, "positions": positions, "pool": pool}
+    for norm in ("pre", "post")
+    for positions in ("sinusoidal", "learned", "rotary")
+    for pool in (1, 4)
+]
+VARIANTS = [
+    *(("lstm_sentiment", options) for options in RECURRENT),
+    ("lstm_sentiment", {"head": "single"}),
+    ("lstm_sentiment", {"num_classes": 4}),
+    *(("transformer_classifier", options) for options in ATTENTIVE),
+    ("transformer_classifier", {"num_classes": 4, "pool": 3}),
+    ("transformer_classifier", {"positions": "learned", "max_tokens": 5}),
+    ("text_cnn", {}),
+    ("text_cnn", {"num_classes": 4, "kernel_sizes": (2,)}),
+    ("ngram_classifier", {}),
+    ("ngram_classifier", {"num_classes": 4}),
+    ("sentiment", {}),
+    ("sentiment", {"num_classes": 4, "pool": 3}),
+]
+if keras.backend.backend() == "jax":  # compiles for a second per model
+    VARIANTS = VARIANTS[::4]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Let JAX compile without optimisations: these models run for a moment."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def randomise(model):
+    """Move every weight off its initial value, so that nothing is hidden by zeros."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        value = ops.convert_to_numpy(weight.value)
+        weight.assign(value + random.normal(0, 0.1, value.shape))
+    return model
+
+
+def logits(model, batch):
+    """Run the model as in inference."""
+    if keras.backend.backend() == "jax":  # op by op it would compile each of them
+        return forward(model)(batch)
+    return ops.convert_to_numpy(model(batch, training=False))
+
+
+def mapped(function, batch):
+    """Apply a function to every input."""
+    return keras.tree.map_structure(function, batch)
+
+
+def values(model):
+    """Return all weights by path."""
+    return {weight.path: ops.convert_to_numpy(weight.value) for weight in model.weights}
+
+
+def test_every_builder_has_a_case():
+    assert list(BY_NAME) == sorted(kerasdl.BUILDERS)
+
+
+@EACH
+def test_output_is_finite_float32(case):
+    model = case.build(num_classes=3)
+    found = logits(model, case.batch())
+    assert model.output.dtype == "float32"
+    assert model.output_shape == (None, 3)
+    assert found.shape == (BATCH, 3)
+    assert np.isfinite(found).all()
+    assert model.name == case.builder
+    assert {tensor.name for tensor in model.inputs} == set(case.inputs)
+
+
+@EACH
+def test_parameter_count_follows_the_formula(case):
+    model = kerasdl.BUILDERS[case.builder](optimizer=None)
+    assert model.count_params() == case.parameters()
+    assert not model.compiled
+
+
+@EACH
+def test_three_steps_move_every_weight_and_one_batch_overfits(case):
+    options = {"dropout": 0.0, "word_dropout": 0.0} if "tokens" in case.inputs else {}
+    # Adam without decay leaves a weight without gradient where it is.
+    model = case.build(optimizer="adam", learning_rate=case.rate, **options)
+    batch = mapped(lambda ids: ids[:-1], case.batch())  # the empty text says nothing
+    before = values(model)
+    for step in range(30):
+        loss, accuracy = model.train_on_batch(batch, LABELS[:-1])
+        model.reset_metrics()
+        if step == 2:
+            after = values(model)
+    still = {
+        weight.path
+        for weight in model.trainable_weights
+        if np.array_equal(before[weight.path], after[weight.path])
+    }
+    assert still == set(case.frozen)
+    assert loss < 0.05
+    assert accuracy == 1
+
+
+@EACH
+def test_keras_file_round_trip_is_exact(case, tmp_path):
+    model = randomise(case.build())
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    expected = logits(model, case.batch())
+    np.testing.assert_array_equal(logits(again, case.batch()), expected)
+    assert values(again).keys() == values(model).keys()
+
+
+@EACH
+def test_bundle_round_trip_is_exact(case, tmp_path):
+    texts = ["a good film", "a bad film, really", ""]
+    encoder = TextEncoder.fit(texts, min_count=1, ngram_orders=(1, 2))
+    sizes = {
+        "vocabulary_size": encoder.vocabulary_size,
+        "num_ngrams": encoder.num_ngrams,
+    }
+    arguments = case.tiny | {k: v for k, v in sizes.items() if k in case.tiny}
+    model = randomise(case.build(**arguments))
+    folder = save_bundle(
+        tmp_path / "bundle",
+        model=model,
+        builder=case.builder,
+        arguments=arguments,
+        encoder=encoder,
+        label_names=("bad", "good"),
+        temperature=1.5,
+        metrics={},
+        card="# A test\n",
+        keras_copy=False,
+    )
+    predictor = load(folder)
+    expected, found = values(model), values(predictor.model)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value)
+    encoded = encoder.encode(texts)
+    batch = {name: encoded[name].pad(16) for name in case.inputs}
+    batch = batch if len(batch) > 1 else batch.popitem()[1]
+    np.testing.assert_allclose(
+        predictor.logits(texts), logits(model, batch), atol=1e-6, rtol=0
+    )
+
+
+@EACH
+def test_mixed_precision_keeps_float32_logits_and_weights(case):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = case.build()
+        loss = model.train_on_batch(case.batch(), LABELS)[0]
+        found = logits(model, case.batch())
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert model.output.dtype == "float32"
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments", "match"),
+    [(case, *bad) for case in CASES for bad in case.bad],
+    ids=lambda value: value.builder if isinstance(value, Case) else None,
+)
+def test_bad_argument_is_named(case, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        case.build(**arguments)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_padding_changes_nothing(name, options):
+    case = BY_NAME[name]
+    model = randomise(case.build(**options))
+    batch = case.batch(width=11)
+    expected = logits(model, batch)
+    assert np.isfinite(expected).all()  # the last text is empty
+    spread = np.abs(expected - expected[:1]).max()
+    assert spread > 1e-3  # the inputs matter, so equality below says something
+    for extra in (1,) if keras.backend.backend() == "jax" else (1, 6):
+        padded = mapped(lambda ids, n=extra: np.pad(ids, ((0, 0), (0, n))), batch)
+        np.testing.assert_allclose(logits(model, padded), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("extended", ["tokens", "ngrams"])
+def test_inputs_are_padded_apart(extended):
+    case = BY_NAME["sentiment"]
+    model, batch = randomise(case.build()), case.batch()
+    expected = logits(model, batch)
+    batch[extended] = np.pad(batch[extended], ((0, 0), (0, 5)))
+    np.testing.assert_allclose(logits(model, batch), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"cell": "gru"}])
+def test_word_order_matters_to_recurrent_models(options):
+    model = randomise(BY_NAME["lstm_sentiment"].build(**options))
+    ids = np.arange(1, 9, dtype="int32")[None]
+    assert np.abs(logits(model, ids) - logits(model, ids[:, ::-1].copy())).max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_word_order_matters_to_transformers(positions):
+    model = randomise(BY_NAME["transformer_classifier"].build(positions=positions))
+    ids = np.arange(1, 9, dtype="int32")[None]
+    assert np.abs(logits(model, ids) - logits(model, ids[:, ::-1].copy())).max() > 1e-4
+
+
+def test_single_head_is_the_textbook_network():
+    model = kerasdl.BUILDERS["lstm_sentiment"](50, head="single")
+    kinds = [
+        type(layer).__name__
+        for layer in model.layers
+        if type(layer).__name__ in ("Embedding", "LSTM", "GRU", "Dense")
+    ]
+    assert kinds == ["Embedding", "LSTM", "LSTM", "Dense"]
+    assert [model.get_layer(f"lstm{i}").units for i in (1, 2)] == [128, 64]
+    assert model.output_shape == (None, 1)
+    ids = np.arange(1, 9, dtype="int32")[None]
+    z = logits(model, ids)[0, 0]
+    expected = np.log1p(np.exp(-z))
+    assert model.evaluate(ids, np.ones((1, 1)), verbose=0)[0] == pytest.approx(expected)
+
+
+@EACH
+def test_plain_fit_takes_arrays(case):
+    model = case.build()
+    history = model.fit(case.batch(), LABELS, batch_size=4, epochs=2, verbose=0).history
+    assert set(history) == {"loss", "accuracy"}
+    assert np.isfinite(history["loss"]).all()
+
+
+@EACH
+def test_plain_fit_takes_a_batch_source_with_soft_labels(case):
+    lengths = np.array([3, 20, 17, 0, 24, 18, 9, 6])  # padded to 16 or 24
+    ids = np.arange(lengths.sum(), dtype="int32") % 29 + 1
+    inputs = {name: Ragged.from_lengths(ids, lengths) for name in case.inputs}
+    soft = np.eye(3, dtype="float32")[np.arange(8) % 3] * 0.9 + 0.1 / 3
+    model = case.build(num_classes=3)
+    source = BatchSource(inputs, soft, batch_size=4, seed=0)
+    history = model.fit(source, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
