@@ -46,7 +46,9 @@ def flagship() -> Recipe:
 
 def flagship_unlabelled() -> Recipe:
     """The flagship with the data's unlabelled texts (IMDB has 50,000)."""
-    return replace(flagship(), unlabelled=True, epochs=1)
+    labelled = flagship()
+    encoder = {**labelled.encoder, "min_count": 4}
+    return replace(labelled, unlabelled=True, epochs=1, encoder=encoder)
 
 
 def ngram() -> Recipe:

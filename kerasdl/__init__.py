@@ -25,7 +25,7 @@ _MODULES = {
     "train": "kerasdl.training",
 }
 
-__all__ = ["BUILDERS", "__version__", *_MODULES]
+__all__ = ["BUILDERS", "__version__", *_MODULES]  # noqa: PLE0604 - all are strings
 
 
 class _Builders(Mapping[str, Callable]):

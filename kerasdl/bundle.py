@@ -373,8 +373,7 @@ def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
     """
 
     def build(weights) -> keras.Model:
-        # Keras serializes some layers to build them, see `_without_tensorflow`.
-        with keras.StatelessScope(initialize_variables=False), _without_tensorflow():
+        with keras.StatelessScope(initialize_variables=False):
             model = _call(builder, arguments, folder)
         _check_weights(model, weights, folder)
         for variable in model.weights:

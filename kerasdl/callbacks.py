@@ -1,4 +1,4 @@
-"""Callbacks for `model.fit`: the usual set, progress, and a stop that keeps the best."""
+"""For `model.fit`: the usual set, progress, and a stop that keeps the best."""
 
 import signal
 import threading

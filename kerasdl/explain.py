@@ -87,7 +87,7 @@ def explain(predictor: Predictor, text: str, top: int = 10) -> list[Word]:
 
 
 def _exact_pushes(predictor: Predictor, ids: np.ndarray) -> np.ndarray | None:
-    """Return each token's part in the second class's log-odds, `None` where there is no bag.
+    """Return each token's part in the second class's log-odds, `None` without a bag.
 
     Only with two classes are the log-odds a sum of what the n-grams add.
     """

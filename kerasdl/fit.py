@@ -20,6 +20,10 @@ from kerasdl.layers import Blend, NgramBag
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
 
+# So few validation texts can all be right by luck: they may make the probabilities
+# more cautious, not bolder.
+FEWEST_FOR_CONFIDENCE = 50
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -107,9 +111,11 @@ def fit(
     )
     predictor = Predictor(model, encoder, texts.label_names)
     adapt_blend(predictor, validation)
-    predictor.temperature = evaluate.fit_temperature(
+    temperature = evaluate.fit_temperature(
         predictor.logits(validation.texts), validation.labels
     )
+    few = len(validation) < FEWEST_FOR_CONFIDENCE
+    predictor.temperature = max(temperature, 1.0) if few else temperature
     return Fitted(model, arguments, predictor, history)
 
 

@@ -326,7 +326,6 @@ class Blend(keras.layers.Layer):
                 they were not trained on.
             labels: True classes `(count,)`.
         """
-
         count = len(self.branches)
         equal = np.full(count, 1 / count)
 

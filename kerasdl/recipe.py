@@ -28,8 +28,8 @@ class Recipe:
         schedule: A name in `kerasdl.schedules.SCHEDULES`.
         warmup: Share of the steps in which a cosine schedule rises from zero.
         patience: Epochs without a better validation loss before the training stops.
-        unlabelled: Learn from the data's unlabelled texts, too: a first model gives them
-            soft labels.
+        unlabelled: Learn from the data's unlabelled texts, too: a first model gives
+            them soft labels.
         label_smoothing: Share of each label given to all classes alike.
         word_vectors: Length of the vectors, learnt from the training texts, from which
             the embedding starts; 0 starts from random ones.

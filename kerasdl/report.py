@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
@@ -139,7 +139,7 @@ def save_plots(folder: str | os.PathLike, report: RunReport) -> None:
         _save_png(Path(folder, f"{name}.png"), figure)
 
 
-@matplotlib.rc_context(STYLE)
+@mpl.rc_context(STYLE)
 def summary_picture(path: str | os.PathLike, report: RunReport) -> None:
     """Write curves, confusion matrix and reliability diagram as one wide PNG file."""
     curves = _curves(report.history)
@@ -163,7 +163,7 @@ def summary_picture(path: str | os.PathLike, report: RunReport) -> None:
     _save_png(path, figure)
 
 
-@matplotlib.rc_context(STYLE)
+@mpl.rc_context(STYLE)
 def learning_curves(history: dict[str, list[float]]) -> Figure:
     """Plot each metric over the epochs, training beside validation.
 
@@ -180,7 +180,7 @@ def learning_curves(history: dict[str, list[float]]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@mpl.rc_context(STYLE)
 def confusion_matrix(
     labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
 ) -> Figure:
@@ -199,7 +199,7 @@ def confusion_matrix(
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@mpl.rc_context(STYLE)
 def reliability_diagram(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
     """Plot the accuracy observed against the confidence stated.
 
@@ -248,9 +248,9 @@ def _draw_curve(
 ) -> None:
     axes = figure.subplots()
     series = {"training": (train, "first"), "validation": (held_out, "second")}
-    for label, (values, colour) in series.items():
-        values = np.asarray(values, float)
-        values = np.where(np.isfinite(values), values, np.nan)
+    for label, (raw, colour) in series.items():
+        values = np.array(raw, float)
+        values[~np.isfinite(values)] = np.nan
         marker = "o" if len(values) < 16 else None
         axes.plot(
             np.arange(1, len(values) + 1),
@@ -363,7 +363,7 @@ def _save_png(path: str | os.PathLike, figure: Figure) -> None:
     _replace(path, lambda temporary: temporary.write_bytes(picture.getvalue()))
 
 
-@matplotlib.rc_context(STYLE)
+@mpl.rc_context(STYLE)
 def _svg(figure: Figure, description: str) -> str:
     """Return a figure as inline SVG in the colours of the page."""
     text = io.StringIO()

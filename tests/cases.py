@@ -178,5 +178,6 @@ CASES = [
             ({"depth": 0}, "depth=0"),
             ({"max_tokens": 0}, "max_tokens=0"),
         ],
+        rate=0.01,
     ),
 ]

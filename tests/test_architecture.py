@@ -55,7 +55,9 @@ def imported(path: Path):
 
 def units_of(path: Path) -> set[str]:
     """Return the modules and folders of kerasdl that a file imports."""
-    names = [name.split(".")[1] for name in imported(path) if name.startswith("kerasdl.")]
+    names = [
+        name.split(".")[1] for name in imported(path) if name.startswith("kerasdl.")
+    ]
     return {name for name in names if name in ALLOWED}
 
 

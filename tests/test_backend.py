@@ -11,6 +11,7 @@ import pytest
 from kerasdl import backend
 from kerasdl.errors import InputError
 
+
 # Keras 3.15 hands NumPy 2 its torch tensors the old way.
 def text_model(dropout=0.0):
     tokens = keras.Input((None,), dtype="int32", name="tokens")

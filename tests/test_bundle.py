@@ -35,9 +35,13 @@ TEMPERATURE = 1.7
 FILES = sorted(bundle.REQUIRED | {bundle.MANIFEST, bundle.KERAS_COPY})
 LOAD_ELSEWHERE = """
 import json, sys
+import keras, kerasdl
 from test_bundle import TEXTS, allowed, load, save
 predictor = load(sys.argv[1], builders=allowed())
 save(sys.argv[2], predictor.model, predictor.encoder)
+for build in kerasdl.BUILDERS.values():  # as `load` does
+    with keras.StatelessScope(initialize_variables=False):
+        build(optimizer=None)
 print(json.dumps([predictor.probabilities(TEXTS).tolist(), sorted(sys.modules)]))
 """
 

@@ -147,7 +147,7 @@ def test_pushes_of_a_bag_are_exact(name):
     label = predictor(text)[0].label
     pushes = [word.push for word in explain(predictor, text, top=99)]
     assert len(pushes) == 8
-    bias = 2 * weight * float(bag.bias.value[0]) / 1.3
+    bias = 2 * weight * float(keras.ops.convert_to_numpy(bag.bias.value)[0]) / 1.3
     bias = bias if label == "good" else -bias
     odds = log_odds(predictor, text, label)
     assert sum(pushes) == pytest.approx(odds - bias, abs=1e-4)

@@ -278,7 +278,7 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
     page = tmp_path / "report.html"
     page.write_text("before")
 
-    def full(source, target):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report.os, "replace", full)

@@ -38,5 +38,5 @@ def test_training_of_no_steps_has_a_schedule(name):
 
 
 def test_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="schedule='cosin'.*did you mean 'cosine'"):
+    with pytest.raises(ValueError, match=r"schedule='cosin'.*did you mean 'cosine'"):
         learning_rate_schedule("cosin", 0.1, 10)

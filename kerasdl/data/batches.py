@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-# Padded widths are rounded up to these steps: few enough that JAX compiles a handful
-# of programs, close enough that little padding is computed.
+# Padded widths are rounded up to these steps, so that widths recur.
 WIDTHS_PER_OCTAVE = 2
 SMALLEST_WIDTH = 16
-# Examples are sorted by length within pools of this many batches, so that a batch
-# holds similar lengths while its members still change from epoch to epoch.
-POOL_BATCHES = 32
+# Examples are sorted by length into this many buckets, each with one padded width per
+# input: little padding is computed, and JAX compiles one program per bucket.
+NUM_BUCKETS = 8
 
 
 @dataclass(frozen=True)
@@ -103,31 +102,47 @@ class BatchSource(keras.utils.PyDataset):
         self.targets = targets
         self.batch_size = batch_size
         self.seed = seed
-        self._lengths = sum(ragged.lengths for ragged in self.inputs.values())
+        lengths = sum(ragged.lengths for ragged in self.inputs.values())
+        self._count = len(lengths)
+        self._buckets = np.array_split(
+            np.argsort(lengths, kind="stable"),
+            max(min(NUM_BUCKETS, self._count // batch_size), 1),
+        )
+        self._bucket_of = np.zeros(self._count, np.int64)
+        for i, members in enumerate(self._buckets):
+            self._bucket_of[members] = i
+        self._widths = {
+            name: self._bucket_widths(ragged) for name, ragged in self.inputs.items()
+        }
         self._epoch = -1
         self._plan = self.plan(0)
 
     @property
     def num_batches(self) -> int:
         """Number of batches of an epoch."""
-        return -(-len(self._lengths) // self.batch_size)
+        return -(-self._count // self.batch_size)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the example indices of every batch of an epoch, in order."""
-        if self.seed is None:
-            batches = self._cut(np.argsort(self._lengths, kind="stable"))
-            return _extremes_first(batches, self._lengths)
-        random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(len(self._lengths))
-        pool = self.batch_size * POOL_BATCHES
-        batches = []
-        for start in range(0, len(order), pool):
-            members = order[start : start + pool]
-            batches += self._cut(
-                members[np.argsort(self._lengths[members], kind="stable")]
-            )
-        batches = [batches[i] for i in random.permutation(len(batches))]
-        return _extremes_first(batches, self._lengths)
+        random = np.random.default_rng([self.seed or 0, epoch])
+        batches, rest = [], []
+        for members in self._buckets:
+            if self.seed is not None:
+                members = random.permutation(members)  # noqa: PLW2901
+            full = len(members) - len(members) % self.batch_size
+            batches += self._cut(members[:full])
+            rest.append(members[full:])
+        batches += self._cut(np.concatenate(rest))
+        if self.seed is not None:
+            batches = [batches[i] for i in random.permutation(len(batches))]
+        return self._extremes_first(batches)
+
+    def _bucket_widths(self, ragged: Ragged) -> np.ndarray:
+        """Return one padded width per bucket, never smaller than the one before."""
+        lengths = ragged.lengths
+        longest = [lengths[members].max(initial=0) for members in self._buckets]
+        widths = [padded_width(length) for length in np.maximum.accumulate(longest)]
+        return np.array(widths)
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
         return [
@@ -135,40 +150,33 @@ class BatchSource(keras.utils.PyDataset):
             for start in range(0, len(order), self.batch_size)
         ]
 
+    def _bucket(self, rows: np.ndarray) -> int:
+        return int(self._bucket_of[rows].max())
+
+    def _extremes_first(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        """Put a batch of the first and one of the last bucket in front.
+
+        Keras on TensorFlow takes the batch signature from the first two batches; only
+        where these differ in width does it allow any width.
+        """
+        buckets = [self._bucket(rows) for rows in batches]
+        if not buckets or min(buckets) == max(buckets):
+            return batches
+        first, second = int(np.argmin(buckets)), int(np.argmax(buckets))
+        others = [rows for i, rows in enumerate(batches) if i not in (first, second)]
+        return [batches[first], batches[second], *others]
+
     def __getitem__(self, index: int):
         rows = self._plan[index]
+        bucket = self._bucket(rows)
         batch = {
-            name: ragged.take(rows).pad(self._width(ragged, index))
+            name: ragged.take(rows).pad(self._widths[name][bucket])
             for name, ragged in self.inputs.items()
         }
         inputs = batch if len(batch) > 1 else batch.popitem()[1]
         return (inputs,) if self.targets is None else (inputs, self.targets[rows])
 
-    def _width(self, ragged: Ragged, index: int) -> int:
-        """Return the padded width of a batch.
-
-        Keras on TensorFlow takes the batch signature from the first two batches; only
-        where these differ in width does it allow any width.
-        """
-        lengths = ragged.lengths
-        width = padded_width(lengths[self._plan[index]].max(initial=0))
-        if index > 0 or len(self._plan) == 1:
-            return width
-        varies = padded_width(lengths.min()) < padded_width(lengths.max())
-        second = padded_width(lengths[self._plan[1]].max(initial=0))
-        return padded_width(width + 1) if varies and width == second else width
-
     def on_epoch_begin(self):
         """Move on to the order of the next epoch (Keras calls this)."""
         self._epoch += 1
         self._plan = self.plan(self._epoch)
-
-
-def _extremes_first(batches: list, lengths: np.ndarray) -> list:
-    """Put the shortest and the longest batch first, see `BatchSource._width`."""
-    longest = [lengths[rows].max(initial=0) for rows in batches]
-    first, second = int(np.argmin(longest)), int(np.argmax(longest))
-    if first == second:
-        return batches
-    rest = [rows for i, rows in enumerate(batches) if i not in (first, second)]
-    return [batches[first], batches[second], *rest]

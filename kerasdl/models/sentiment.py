@@ -1,4 +1,4 @@
-"""The flagship for texts: a wide bag of n-grams beside a deep branch that reads order."""
+"""The flagship for texts: a wide bag of n-grams beside a branch that reads order."""
 
 import keras
 from keras import layers

@@ -71,9 +71,9 @@ def transformer_classifier(
 
     Reference:
         [Attention Is All You Need](https://arxiv.org/abs/1706.03762), section 3;
-        pre-norm after [Xiong et al.](https://arxiv.org/abs/2002.04745), rotary positions
-        after [RoFormer](https://arxiv.org/abs/2104.09864). Differs: GELU, no dropout
-        within the attention.
+        pre-norm after [Xiong et al.](https://arxiv.org/abs/2002.04745), rotary
+        positions after [RoFormer](https://arxiv.org/abs/2104.09864). Differs: GELU, no
+        dropout within the attention.
     """
     check_classes(num_classes)
     check_positive(
