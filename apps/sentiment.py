@@ -34,7 +34,12 @@ def flagship() -> Recipe:
     """Bag of n-grams beside convolution and LSTM."""
     return Recipe(
         build="sentiment",
-        encoder={**SEQUENCES, "min_count": 2, "ngram_orders": (1, 2, 3)},
+        encoder={
+            "max_tokens": 400,
+            "ngram_orders": (1, 2, 3),
+            "min_count": 3,
+            "vocabulary_size": 40_000,
+        },
         epochs=2,
         learning_rate=4e-3,
         warmup=0.1,

@@ -29,7 +29,7 @@ import safetensors.numpy
 
 from kerasdl import BUILDERS
 from kerasdl._version import __version__
-from kerasdl.data.text import NUM_HASHES, TextEncoder
+from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.predict import Predictor
 
@@ -132,7 +132,7 @@ def save_bundle(
         SPEC: _json(asdict(spec)),
         WEIGHTS: safetensors.numpy.save(_pack(model, storage)),
         TOKENIZER: encoder.tokenizer_json.encode(),
-        NGRAMS: safetensors.numpy.save({"hash_bits": encoder.hash_bits}),
+        NGRAMS: safetensors.numpy.save({"hashes": encoder.known_hashes}),
         METRICS: _json(metrics),
         CARD: card.encode(),
     }
@@ -166,7 +166,7 @@ def load(
     builder = _find_builder(spec.builder, builders or {}, folder)
     tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
     encoder = TextEncoder.from_parts(
-        spec.preprocessing, tokenizer_json, _hash_bits(folder / NGRAMS)
+        spec.preprocessing, tokenizer_json, _known_hashes(folder / NGRAMS)
     )
     model = _rebuild(builder, spec.arguments, folder)
     if model.output_shape[-1] not in _widths(len(spec.labels)):
@@ -338,17 +338,13 @@ def _widths(num_labels: int) -> set[int]:
     return {num_labels, 1} if num_labels == 2 else {num_labels}
 
 
-def _hash_bits(path: Path) -> np.ndarray:
-    """Read which n-grams count, once the header says that nothing else is there."""
+def _known_hashes(path: Path) -> np.ndarray:
+    """Read which n-grams count, once the header says that this is what is there."""
     try:
         with safetensors.safe_open(path, framework="numpy") as tables:
-            entry = tables.get_slice("hash_bits")
-            fits = entry.get_dtype() == "U8" and entry.get_shape() in (
-                [0],
-                [NUM_HASHES // 8],
-            )
-            if fits:
-                return tables.get_tensor("hash_bits")
+            entry = tables.get_slice("hashes")
+            if entry.get_dtype() == "U32" and len(entry.get_shape()) == 1:
+                return tables.get_tensor("hashes")
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     raise InputError(f"{path} holds no table of n-grams; get the bundle again")

@@ -118,7 +118,7 @@ def test_ngrams_are_hashed_as_in_plain_python(orders):
         np.concatenate(rows), np.array([len(row) for row in rows])
     )
     found = hash_ngrams(ragged, orders)
-    assert found.values.dtype == np.int32
+    assert found.values.dtype == np.uint32
     assert len(found) == len(rows)
     for i, row in enumerate(rows):
         assert found[i].tolist() == naive_hashes(row, orders)
@@ -150,7 +150,7 @@ def test_parts_rebuild_the_encoder(level, orders):
         TEXTS, level=level, vocabulary_size=300, ngram_orders=orders, max_tokens=7
     )
     again = TextEncoder.from_parts(
-        encoder.config, encoder.tokenizer_json, encoder.hash_bits
+        encoder.config, encoder.tokenizer_json, encoder.known_hashes
     )
     assert again.config == encoder.config
     assert again.num_ngrams == encoder.num_ngrams
@@ -169,10 +169,10 @@ def test_parts_that_do_not_fit_are_refused(change):
     encoder = TextEncoder.fit(TEXTS)
     with pytest.raises(InputError, match="the tokenizer cannot be read"):
         TextEncoder.from_parts(
-            encoder.config | change, encoder.tokenizer_json, encoder.hash_bits
+            encoder.config | change, encoder.tokenizer_json, encoder.known_hashes
         )
     with pytest.raises(InputError, match="the tokenizer cannot be read"):
-        TextEncoder.from_parts(encoder.config, "{}", encoder.hash_bits)
+        TextEncoder.from_parts(encoder.config, "{}", encoder.known_hashes)
 
 
 def test_texts_do_not_depend_on_each_other_or_on_their_order():

@@ -1,12 +1,11 @@
 """Turn texts into integers: words or subwords in order, and bags of n-grams.
 
 The words come from the `tokenizers` library (Rust, every backend, saved as JSON). The
-n-grams are hashed from word ids with NumPy; which hashes count is one bit each.
+n-grams are hashed from word ids with NumPy, so that they need no list of strings.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 import tokenizers
@@ -35,9 +34,9 @@ WORD_PATTERN = "|".join(
         r"[!?]+|\.\.+|[.,;:\"()&$%*/-]",
     ]
 )
-# N-grams are told apart by this many hashes. Fewer would collide so often that the
-# accuracy suffers: on IMDB 2^22 cost 0.5 points, 2^24 nothing that could be measured.
-NUM_HASHES = 2**24
+# N-grams are told apart by this many hashes. Far fewer would let pairs of rare n-grams
+# pass for one that counts: on IMDB 2^22 cost half a point of accuracy.
+NUM_HASHES = 2**32
 # N-grams of a text longer than this many words come from its head and tail only, so
 # that one endless review cannot exhaust the memory.
 MAX_NGRAM_WORDS = 4096
@@ -62,7 +61,7 @@ class TextEncoder:
     max_tokens: int = 400
     ngram_orders: tuple[int, ...] = ()
     known_hashes: np.ndarray = field(
-        default_factory=lambda: np.zeros(0, np.int32), repr=False
+        default_factory=lambda: np.zeros(0, np.uint32), repr=False
     )
 
     @classmethod
@@ -115,25 +114,28 @@ class TextEncoder:
         )
         inputs = encoder._hash(texts)
         if ngram_orders:
-            seen = np.bincount(inputs["ngrams"].values, minlength=NUM_HASHES)
-            known = np.flatnonzero(seen >= min_count).astype(np.int32)
+            hashes = np.sort(inputs["ngrams"].values)
+            first = np.flatnonzero(_starts_run(hashes))
+            counts = np.diff(first, append=len(hashes))
+            known = hashes[first[counts >= min_count]]
             encoder = replace(encoder, known_hashes=known)
         return encoder, encoder._keep_known(inputs)
 
     @classmethod
     def from_parts(
-        cls, config: dict, tokenizer_json: str, hash_bits: np.ndarray
+        cls, config: dict, tokenizer_json: str, known_hashes: np.ndarray
     ) -> "TextEncoder":
-        """Rebuild an encoder from `config`, `tokenizer_json` and `hash_bits`.
+        """Rebuild an encoder from its parts.
 
         Raises:
             InputError: If the parts do not make an encoder.
         """
         try:
-            known = np.flatnonzero(np.unpackbits(hash_bits)).astype(np.int32)
+            if not np.all(known_hashes[1:] > known_hashes[:-1]):
+                raise ValueError("its n-grams are out of order")
             options = {**config, "ngram_orders": tuple(config["ngram_orders"])}
             tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-            return cls(tokenizer=tokenizer, known_hashes=known, **options)
+            return cls(tokenizer=tokenizer, known_hashes=known_hashes, **options)
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer cannot be read: {error}") from error
 
@@ -145,15 +147,6 @@ class TextEncoder:
             "max_tokens": self.max_tokens,
             "ngram_orders": list(self.ngram_orders),
         }
-
-    @property
-    def hash_bits(self) -> np.ndarray:
-        """One bit for each of `NUM_HASHES`: does it count? Empty without n-grams."""
-        if not self.ngram_orders:
-            return np.zeros(0, np.uint8)
-        bits = np.zeros(NUM_HASHES, np.uint8)
-        bits[self.known_hashes] = 1
-        return np.packbits(bits)
 
     @property
     def num_ngrams(self) -> int:
@@ -189,7 +182,11 @@ class TextEncoder:
 
     def ngram_ids(self, hashes: np.ndarray) -> np.ndarray:
         """Return the ids of n-gram hashes, 0 for those that do not count."""
-        return self._id_of_hash[hashes]
+        if not len(self.known_hashes):
+            return np.zeros(len(hashes), np.int32)
+        place = np.searchsorted(self.known_hashes, hashes)
+        place = place.clip(max=len(self.known_hashes) - 1).astype(np.int32)
+        return np.where(self.known_hashes[place] == hashes, place + 1, 0)
 
     def _hash(self, texts: Sequence[str]) -> dict[str, Ragged]:
         chunks = [
@@ -207,12 +204,6 @@ class TextEncoder:
             words = _ragged(keep_ends(row, MAX_NGRAM_WORDS) for row in ids)
             inputs["ngrams"] = hash_ngrams(words, self.ngram_orders)
         return inputs
-
-    @cached_property
-    def _id_of_hash(self) -> np.ndarray:
-        table = np.zeros(NUM_HASHES, np.int32)
-        table[self.known_hashes] = np.arange(1, self.num_ngrams, dtype=np.int32)
-        return table
 
     def _keep_known(self, inputs: dict[str, Ragged]) -> dict[str, Ragged]:
         """Turn n-gram hashes into ids from 1, without those that do not count."""
@@ -255,23 +246,31 @@ def hash_ngrams(words: Ragged, orders: Sequence[int]) -> Ragged:
         orders: Lengths of the n-grams.
 
     Returns:
-        Hashes in `[0, NUM_HASHES)`, int32, ascending and distinct within a text.
+        Hashes below `NUM_HASHES`, uint32, ascending and distinct within a text.
     """
-    rows = np.repeat(np.arange(len(words)), words.lengths)
+    rows = np.repeat(np.arange(len(words), dtype=np.uint64), words.lengths)
     ids = words.values.astype(np.uint64)
-    keys = [np.zeros(0, np.int64)]
+    keys = [np.zeros(0, np.uint64)]
     gram = np.zeros(len(ids), np.uint64)
     for order in range(1, max(orders) + 1):
         # An n-gram extends the (n-1)-gram that starts at the same word.
         gram = _mix(gram[: len(ids) - order + 1] * np.uint64(3) + ids[order - 1 :])
         if order in orders:
-            inside = rows[: len(gram)] == rows[order - 1 :]
-            hashed = (gram[inside] % np.uint64(NUM_HASHES)).astype(np.int64)
-            keys.append(rows[: len(gram)][inside] * NUM_HASHES + hashed)
+            row = rows[: len(gram)]
+            inside = row == rows[order - 1 :]
+            hashed = gram[inside] % np.uint64(NUM_HASHES)
+            keys.append(row[inside] * np.uint64(NUM_HASHES) + hashed)
     distinct = np.sort(np.concatenate(keys))
-    distinct = distinct[np.diff(distinct, prepend=-1) > 0]
-    counts = np.bincount(distinct // NUM_HASHES, minlength=len(words))
-    return Ragged.from_lengths((distinct % NUM_HASHES).astype(np.int32), counts)
+    distinct = distinct[_starts_run(distinct)]
+    counts = np.bincount(
+        (distinct // np.uint64(NUM_HASHES)).astype(np.int64), minlength=len(words)
+    )
+    return Ragged.from_lengths(distinct.astype(np.uint32), counts)
+
+
+def _starts_run(ascending: np.ndarray) -> np.ndarray:
+    """Mark where a sorted array takes a new value."""
+    return np.concatenate([[True], ascending[1:] != ascending[:-1]])[: len(ascending)]
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
