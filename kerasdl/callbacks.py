@@ -119,7 +119,9 @@ class StopOnSignal(keras.callbacks.Callback):
             signal.signal(*self._previous.popitem())
 
     def on_train_begin(self, logs=None):
-        if threading.current_thread() is threading.main_thread():
+        # Once: a run may call `fit` several times.
+        main = threading.current_thread() is threading.main_thread()
+        if main and not self._previous:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._stop)
 

@@ -63,6 +63,7 @@ SMALL_PANEL = (3.4, 3.1)
 MOST_NUMBERED_CLASSES = 12
 LONGEST_LABEL = 18
 UNKNOWN = "\N{EN DASH}"
+NOT_DRAWN = ("epoch", "learning_rate", "seconds")
 EXCERPT_CHARACTERS = 600
 COLOURED_WORDS = 40
 
@@ -239,7 +240,7 @@ def _curves(history: dict[str, list[float]]) -> dict[str, tuple[list, list]]:
     return {
         name: (history.get(name, []), history.get(f"val_{name}", []))
         for name in dict.fromkeys(names)
-        if name not in ("epoch", "learning_rate") and any(map(len, history.values()))
+        if name not in NOT_DRAWN and any(map(len, history.values()))
     }
 
 

@@ -180,3 +180,12 @@ def test_the_bar_is_gone_when_the_training_fails(model, data):
         fit(model, data, [progress, Fail()])
     with console.status("the terminal is free again"):
         pass
+
+
+def test_a_stop_over_several_fits_gives_the_handlers_back():
+    before = signal.getsignal(signal.SIGINT)
+    with StopOnSignal() as stop:
+        stop.on_train_begin()
+        stop.on_train_begin()
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
