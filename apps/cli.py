@@ -10,9 +10,9 @@ import sys
 from types import FrameType
 
 import typer
-from kerasdl_apps import models, sentiment_commands
 
 from kerasdl.errors import InputError
+from kerasdl_apps import models, sentiment_commands
 
 # What typer raises for a misspelt option, a missing argument and the like.
 UsageError = typer.BadParameter.__base__

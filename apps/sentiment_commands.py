@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from kerasdl.errors import InputError
 from kerasdl_apps import sentiment
 from kerasdl_apps.options import (
     Backend,
@@ -16,8 +18,6 @@ from kerasdl_apps.options import (
     print_json,
     print_line,
 )
-
-from kerasdl.errors import InputError
 
 app = typer.Typer(help="Sentiment of texts.", rich_markup_mode=None)
 

@@ -1,11 +1,11 @@
-"""Sentiment on the official IMDB split: every recipe, and the references beside them.
+"""Sentiment on the official IMDB split: every recipe beside its references.
 
     python benchmarks/imdb.py --models sentiment ngram_classifier --seeds 0 1 2
-    python benchmarks/imdb.py --models sentiment_unlabelled --ship saved_models/NAME
     python benchmarks/imdb.py --references
+    python benchmarks/imdb.py --models sentiment --data sample --picture docs/NAME.png
     python benchmarks/imdb.py --table
 
-Each run is a process of its own and adds one row to `benchmarks/results/imdb.json`; the
+Each run is a process of its own and adds one row to `benchmarks/results/DATA.json`; the
 backend is Keras's (`KERAS_BACKEND`). The test split is read once per run, at the end.
 `seconds` is wall time from the raw reviews to the test metrics: reading, encoding,
 training, calibration, prediction.
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "imdb.json"
+RESULTS = Path(__file__).parent / "results"
 PERCENT = {"accuracy": 100, "accuracy_without_duplicates": 100}
 SHOWN = ("accuracy", "accuracy_without_duplicates", "log_loss", "ece", "seconds")
 
@@ -35,10 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--data", choices=("imdb", "sample"), default="imdb")
     parser.add_argument("--references", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--quick", action="store_true", help="do the scripts run?")
-    parser.add_argument("--ship", help="write the model as a small bundle, too")
+    parser.add_argument("--keep", help="keep the run in this folder")
+    parser.add_argument("--picture", help="draw the run, for the README")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -46,32 +48,33 @@ def main() -> None:
         return
     for model in options.models:
         for seed in options.seeds:
-            record(_in_own_process(model, seed, options), options.quick)
+            record(_in_own_process(model, seed, options), options)
     if options.references:
-        for row in run_references(quick=options.quick):
-            record(row, options.quick)
+        for row in run_references(options):
+            record(row, options)
     if options.table:
-        print(table(json.loads(RESULTS.read_text())))
+        print(table(json.loads(results_of(options).read_text())))
 
 
 def run_recipe(model: str, seed: int, options: argparse.Namespace) -> dict:
     """Train one recipe and measure it on the official test split."""
     import keras
-    from kerasdl_apps import sentiment
     from rich.console import Console
 
     import kerasdl
-    from kerasdl.data.sources import imdb
+    from kerasdl.data.sources import load_texts
+    from kerasdl_apps import sentiment
 
-    recipe = sentiment.recipe(model, quick=options.quick, data="imdb", seed=seed)
+    recipe = sentiment.recipe(model, quick=options.quick, data=options.data, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        run = kerasdl.train(recipe, out=f"{folder}/run", console=Console(stderr=True))
-        if options.ship:
-            ship(run, options.ship)
+        out = options.keep or f"{folder}/run"
+        run = kerasdl.train(recipe, out=out, console=Console(stderr=True))
     # Predicted once more, so that the training is timed without this.
-    splits = imdb()
-    right = run.predictor.probabilities(splits.test.texts).argmax(1)
-    right = right == splits.test.labels
+    splits = load_texts(options.data)
+    probabilities = run.predictor.probabilities(splits.test.texts)
+    right = probabilities.argmax(axis=1) == splits.test.labels
+    if options.picture:
+        draw(run, splits.test, probabilities, options.picture)
     return {
         "model": model,
         "backend": keras.backend.backend(),
@@ -85,40 +88,29 @@ def run_recipe(model: str, seed: int, options: argparse.Namespace) -> dict:
     }
 
 
-def ship(run, folder: str) -> None:
-    """Write a run's model as an 8-bit bundle, with the metrics of those 8 bits."""
-    import kerasdl
-    from kerasdl.bundle import read_bundle, save_bundle
-    from kerasdl.data.sources import imdb
-    from kerasdl.evaluate import classification_metrics
+def draw(run, test, probabilities: np.ndarray, path: str) -> None:
+    """Draw a run in one wide picture."""
+    from kerasdl.report import RunReport, summary_picture
 
-    spec = read_bundle(run.folder / "bundle")
-    parts = {
-        "model": run.predictor.model,
-        "builder": spec.builder,
-        "arguments": spec.arguments,
-        "encoder": run.predictor.encoder,
-        "label_names": tuple(spec.labels),
-        "temperature": spec.temperature,
-        "card": (run.folder / "bundle" / "MODEL_CARD.md").read_text(),
-        "storage": "int8",
-        "keras_copy": False,
-    }
-    save_bundle(folder, **parts, metrics={})
-    test = imdb().test
-    small = kerasdl.load(folder).probabilities(test.texts)
-    measured = classification_metrics(test.labels, small, test.label_names)
-    save_bundle(folder, **parts, metrics={"set": test.name, **measured})
-    print(f"{folder}: {measured['accuracy']:.2%} in 8 bits", file=sys.stderr)
+    report = RunReport(
+        title=f"kerasdl {run.recipe.build} on the {run.recipe.data}",
+        summary={},
+        metrics=run.metrics,
+        history=run.history,
+        labels=test.labels,
+        probabilities=probabilities,
+        label_names=test.label_names,
+    )
+    summary_picture(path, report)
 
 
-def run_references(*, quick: bool) -> list[dict]:
+def run_references(options: argparse.Namespace) -> list[dict]:
     """Measure scikit-learn's linear models on the same split."""
-    from kerasdl.data.sources import imdb
+    from kerasdl.data.sources import load_texts
 
-    splits = imdb()
+    splits = load_texts(options.data)
     texts, labels = splits.train.texts, splits.train.labels
-    if quick:
+    if options.quick:
         texts, labels = texts[::25], labels[::25]
     rows = []
     for name, fit in REFERENCES.items():
@@ -189,21 +181,28 @@ def _without_duplicates(splits, right: np.ndarray) -> float:
 def _in_own_process(model: str, seed: int, options: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, "--one", model, "--seeds", str(seed)]
     command += ["--quick"] * options.quick
-    command += ["--ship", options.ship] if options.ship else []
+    command += ["--data", options.data]
+    command += ["--keep", options.keep] if options.keep else []
+    command += ["--picture", options.picture] if options.picture else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def record(row: dict, quick: bool) -> None:
+def results_of(options: argparse.Namespace) -> Path:
+    """Return the file that holds the results on the chosen data."""
+    return RESULTS / f"{options.data}.json"
+
+
+def record(row: dict, options: argparse.Namespace) -> None:
     """Add a row to the results, in place of an earlier one of the same run."""
     print(json.dumps(row))
-    if quick:
+    if options.quick:
         return
-    key = ("model", "backend", "seed")
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    path, key = results_of(options), ("model", "backend", "seed")
+    rows = json.loads(path.read_text()) if path.exists() else []
     rows = [old for old in rows if any(old[k] != row[k] for k in key)]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([*rows, row], indent=1) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
 
 
 def table(rows: list[dict]) -> str:

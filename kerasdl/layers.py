@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 from keras import ops
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 from kerasdl import backend
 
@@ -326,6 +324,10 @@ class Blend(keras.layers.Layer):
                 they were not trained on.
             labels: True classes `(count,)`.
         """
+        # Here, because a prediction from the command line need not wait for SciPy.
+        from scipy.optimize import minimize  # noqa: PLC0415
+        from scipy.special import log_softmax  # noqa: PLC0415
+
         count = len(self.branches)
         equal = np.full(count, 1 / count)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from kerasdl_apps import cli, sentiment
 
 import kerasdl
 from kerasdl import runs, training
 from kerasdl.data.text import TextEncoder
+from kerasdl_apps import cli, sentiment
 
 DEFAULT = keras.backend.backend() == "tensorflow"
 only_once = pytest.mark.skipif(not DEFAULT, reason="the same on every backend")
