@@ -1,7 +1,9 @@
 """Sentiment of texts: one recipe per model, and what their bundles are asked.
 
-Every recipe is a function returning a `kerasdl.Recipe`; its docstring states what was
-measured. `benchmarks/imdb.py` runs them all and writes `benchmarks/results/`.
+Every recipe is a function returning a `kerasdl.Recipe`; its docstring states the accuracy
+and the wall time, encoding included, on the official IMDB test split, measured by
+`python benchmarks/imdb.py --models NAME` on TensorFlow and 2 shared CPU cores. The rows
+are in `benchmarks/results/imdb.json`.
 """
 
 from collections.abc import Sequence
@@ -25,13 +27,12 @@ SYNONYMS = {
     "pos": "positive",
     "1": "positive",
 }
-
-
+# What the recipes of the deep models share.
 SEQUENCES = {"max_tokens": 400, "min_count": 5}
 
 
 def flagship() -> Recipe:
-    """Bag of n-grams beside convolution and LSTM."""
+    """Bag of n-grams beside convolution and LSTM: 92.4 %, 186 s (seed 0)."""
     return Recipe(
         build="sentiment",
         encoder={
@@ -50,14 +51,14 @@ def flagship() -> Recipe:
 
 
 def flagship_unlabelled() -> Recipe:
-    """The flagship with the data's unlabelled texts (IMDB has 50,000)."""
+    """The flagship with the data's unlabelled texts, 50,000 of IMDB: 92.6 %, 531 s."""
     labelled = flagship()
     encoder = {**labelled.encoder, "min_count": 4}
     return replace(labelled, unlabelled=True, epochs=1, encoder=encoder)
 
 
 def ngram() -> Recipe:
-    """N-grams alone."""
+    """N-grams alone: 92.3 ± 0.1 % over three seeds, 36 s."""
     return Recipe(
         build="ngram_classifier",
         encoder={
@@ -74,7 +75,7 @@ def ngram() -> Recipe:
 
 
 def lstm() -> Recipe:
-    """Convolution, then a bidirectional LSTM."""
+    """Convolution, then a bidirectional LSTM: 90.5 %, 206 s (seed 0)."""
     return Recipe(
         build="lstm_sentiment",
         arguments={
@@ -95,7 +96,7 @@ def lstm() -> Recipe:
 
 
 def cnn() -> Recipe:
-    """Convolution of width 3 over word vectors."""
+    """Convolution of width 3 over word vectors: 89.9 %, 154 s (seed 0)."""
     return Recipe(
         build="text_cnn",
         arguments={"kernel_sizes": (3,), "word_dropout": 0.15, "dropout": 0.3},
@@ -109,7 +110,7 @@ def cnn() -> Recipe:
 
 
 def transformer() -> Recipe:
-    """One pre-norm encoder block over merged words."""
+    """One pre-norm encoder block over merged words: 89.8 %, 279 s (seed 0)."""
     return Recipe(
         build="transformer_classifier",
         arguments={"depth": 1, "pool": 4, "word_dropout": 0.15, "dropout": 0.1},
