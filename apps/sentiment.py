@@ -1,9 +1,9 @@
 """Sentiment of texts: one recipe per model, and what their bundles are asked.
 
-Every recipe is a function returning a `kerasdl.Recipe`; its docstring states the accuracy
-and the wall time, encoding included, on the official IMDB test split, measured by
-`python benchmarks/imdb.py --models NAME` on TensorFlow and 2 shared CPU cores. The rows
-are in `benchmarks/results/imdb.json`.
+Every recipe is a function returning a `kerasdl.Recipe`; its docstring states the
+accuracy and the wall time, encoding included, on the official IMDB test split, measured
+by `python benchmarks/imdb.py --models NAME` on TensorFlow and 2 shared CPU cores. The
+rows are in `benchmarks/results/imdb.json`.
 """
 
 from collections.abc import Sequence
