@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 def check_choice(name: str, value, choices: Iterable[str]) -> None:
@@ -27,7 +28,7 @@ def check_positive(**sizes) -> None:
     for name, value in sizes.items():
         items = value if isinstance(value, (tuple, list)) else (value,)
         if not items or not all(
-            isinstance(item, int) and not isinstance(item, bool) and item >= 1
+            isinstance(item, Integral) and not isinstance(item, bool) and item >= 1
             for item in items
         ):
             raise ValueError(f"{name}={value!r}; expected integers of at least 1")

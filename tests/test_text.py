@@ -219,3 +219,15 @@ def test_ten_megabytes_in_one_text():
     assert time.process_time() - started < 60
     assert inputs["tokens"].lengths.tolist() == [400, 1]
     assert inputs["ngrams"].lengths.max() <= 2 * MAX_NGRAM_WORDS
+
+
+def test_emoji_are_words_of_their_own():
+    texts = ["loved it \U0001f60d\U0001f60d \u2764", "meh \U0001f620"]
+    words = [word for word, _, _ in TextEncoder.fit(texts, min_count=1).words(texts[0])]
+    assert words == ["loved", "it", "\U0001f60d", "\U0001f60d", "\u2764"]
+
+
+@pytest.mark.parametrize("change", [{"ngram_orders": (0, 1)}, {"min_count": 0}])
+def test_sizes_below_one_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TextEncoder.fit(["good"], **change)

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from kerasdl.checks import check_choice
+from kerasdl.checks import check_choice, check_positive
 from kerasdl.data.batches import Ragged
 from kerasdl.errors import InputError
 
@@ -32,6 +32,7 @@ WORD_PATTERN = "|".join(
         r"n't\b",
         r"\w+(?:'\w+)?",
         r"[!?]+|\.\.+|[.,;:\"()&$%*/-]",
+        "[\u2600-\u27bf\U0001f300-\U0001faff]",  # emoji, one by one
     ]
 )
 # N-grams are told apart by this many hashes. Far fewer would let pairs of rare n-grams
@@ -95,7 +96,7 @@ class TextEncoder:
             The encoder, and what `encode` returns for `texts`.
 
         Raises:
-            ValueError: If `level` is unknown.
+            ValueError: If an argument is out of range.
 
         Example:
             >>> encoder = TextEncoder.fit(["good fun", "no fun"], min_count=1)
@@ -103,6 +104,9 @@ class TextEncoder:
             'fun [UNK] no [UNK]'
         """
         check_choice("level", level, LEVELS)
+        check_positive(vocabulary_size=vocabulary_size, min_count=min_count)
+        if ngram_orders:
+            check_positive(ngram_orders=tuple(ngram_orders))
         make = _word_tokenizer if level == "word" else _subword_tokenizer
         tokenizer, trainer = make(vocabulary_size, min_count)
         tokenizer.train_from_iterator(texts, trainer, length=len(texts))
