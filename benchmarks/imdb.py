@@ -26,8 +26,14 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results"
-PERCENT = {"accuracy": 100, "accuracy_without_duplicates": 100}
-SHOWN = ("accuracy", "accuracy_without_duplicates", "log_loss", "ece", "seconds")
+# Column of the table: factor and decimals.
+SHOWN = {
+    "accuracy": (100, 2),
+    "accuracy_without_duplicates": (100, 2),
+    "log_loss": (1, 4),
+    "ece": (1, 4),
+    "seconds": (1, 0),
+}
 
 
 def main() -> None:
@@ -214,21 +220,18 @@ def table(rows: list[dict]) -> str:
     head = (*head, "log loss", "ECE", "seconds")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (model, backend), group in sorted(groups.items()):
-        cells = [
-            _cell([row[name] * PERCENT.get(name, 1) for row in group if name in row])
-            for name in SHOWN
-        ]
+        cells = [_cell(name, group) for name in SHOWN]
         lines.append(f"| {model} | {backend} | {len(group)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
+def _cell(name: str, rows: list[dict]) -> str:
+    factor, digits = SHOWN[name]
+    values = [factor * row[name] for row in rows if name in row]
     if not values:
         return "-"
-    mean = np.mean(values)
-    digits = 0 if mean >= 100 else 2 if mean >= 1 else 4
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean:.{digits}f}{spread}"
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

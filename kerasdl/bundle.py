@@ -6,15 +6,8 @@ refuses with one clear sentence.
 """
 
 import difflib
-import hashlib
 import importlib.resources
-import json
 import math
-import os
-import re
-import secrets
-import shutil
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,15 +24,12 @@ from kerasdl import BUILDERS
 from kerasdl._version import __version__
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
+from kerasdl.manifest import MANIFEST, parse_json, replacing, seal, to_json, verify
 from kerasdl.predict import Predictor
+from kerasdl.weights import STORAGES, check_weights, pack, unpack
 
 FORMAT = 1
 TASK = "text-classification"
-STORAGES = ("float32", "float16", "int8")
-# Below this size a float16 copy costs little and int8 would cost accuracy.
-SMALLEST_INT8_TABLE = 65_536
-
-MANIFEST = "manifest.json"
 SPEC = "spec.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -48,8 +38,6 @@ METRICS = "metrics.json"
 CARD = "MODEL_CARD.md"
 KERAS_COPY = "model.keras"
 REQUIRED = {SPEC, WEIGHTS, TOKENIZER, NGRAMS, METRICS, CARD}
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-LARGEST_MANIFEST = 2**20
 SHIPPED = "kerasdl_saved_models"
 
 
@@ -129,15 +117,15 @@ def save_bundle(
         storage=storage,
     )
     files = {
-        SPEC: _json(asdict(spec)),
-        WEIGHTS: safetensors.numpy.save(_pack(model, storage)),
+        SPEC: to_json(asdict(spec)),
+        WEIGHTS: safetensors.numpy.save(pack(model, storage)),
         TOKENIZER: encoder.tokenizer_json.encode(),
         NGRAMS: safetensors.numpy.save({"hashes": encoder.known_hashes}),
-        METRICS: _json(metrics),
+        METRICS: to_json(metrics),
         CARD: card.encode(),
     }
     folder = Path(folder).absolute()
-    with _replacing(folder) as partial:
+    with replacing(folder) as partial:
         for name, content in files.items():
             (partial / name).write_bytes(content)
         if keras_copy:
@@ -211,9 +199,9 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         InputError: If a file is missing or changed, or the spec is not valid.
     """
-    _verify(folder)
+    verify(folder, REQUIRED)
     path = folder / SPEC
-    fields = _parse(path, path.read_bytes())
+    fields = parse_json(path, path.read_bytes())
     version = fields.get("format")
     if not isinstance(version, int) or version < 1:
         raise InputError(f"{path}: the format is not a number; get the bundle again")
@@ -223,86 +211,6 @@ def read_bundle(folder: Path) -> Bundle:
         )
     _check_spec(path, fields)
     return Bundle(**fields)
-
-
-def seal(folder: Path) -> None:
-    """Write the manifest over all files in a folder."""
-    table = {
-        path.name: _fingerprint(path)
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
-    }
-    (folder / MANIFEST).write_bytes(_manifest(table))
-
-
-def _json(content) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _manifest(table: dict) -> bytes:
-    # Only these very bytes are accepted, so that no byte of the manifest is free.
-    digest = hashlib.sha256(_json(table)).hexdigest()
-    return _json({"digest": digest, "files": table})
-
-
-def _fingerprint(path: Path) -> dict:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"sha256": digest, "size": file.tell()}
-
-
-def _parse(path: Path, content: bytes) -> dict:
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON ({error}); get the bundle again") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object; get the bundle again")
-    return fields
-
-
-def _verify(folder: Path) -> None:
-    for name, expected in _read_manifest(folder / MANIFEST).items():
-        path = folder / name
-        if not _is_plain_file(path):
-            raise InputError(
-                f"{path} is missing or no plain file; get the bundle again"
-            )
-        # The size first: it costs nothing, and says what happened.
-        size = path.stat().st_size
-        if size != expected["size"]:
-            raise InputError(
-                f"{path} has {size} bytes instead of {expected['size']}; "
-                "get the bundle again"
-            )
-        if _fingerprint(path) != expected:
-            raise InputError(
-                f"{path} was changed: its checksum is wrong; get the bundle again"
-            )
-
-
-def _read_manifest(path: Path) -> dict[str, dict]:
-    if not _is_plain_file(path) or path.stat().st_size > LARGEST_MANIFEST:
-        raise InputError(f"{path} is no plain small file; get the bundle again")
-    content = path.read_bytes()
-    table = _parse(path, content).get("files")
-    if not isinstance(table, dict) or _manifest(table) != content:
-        raise InputError(f"{path} was changed or cut short; get the bundle again")
-    for name, entry in table.items():
-        if not PLAIN_NAME.fullmatch(name):
-            raise InputError(f"{path}: {name!r} is no plain file name")
-        if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
-            raise InputError(f"{path}: no checksum and size for {name!r}")
-    if missing := sorted(REQUIRED - set(table)):
-        raise InputError(f"{path} does not list {missing[0]}; get the bundle again")
-    return table
-
-
-def _is_plain_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
 
 
 def _check_spec(path: Path, fields: dict) -> None:
@@ -371,7 +279,7 @@ def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
     def build(weights) -> keras.Model:
         with keras.StatelessScope(initialize_variables=False):
             model = _call(builder, arguments, folder)
-        _check_weights(model, weights, folder)
+        check_weights(model, weights, folder / WEIGHTS)
         for variable in model.weights:
             # Random values would be thrown away, and JAX compiles for seconds to
             # draw them. If Keras renames this attribute, loading is slower, not wrong.
@@ -379,7 +287,7 @@ def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
         with keras.StatelessScope():
             pass
         for variable in model.weights:
-            variable.assign(_unpack(weights, variable.path))
+            variable.assign(unpack(weights, variable.path))
         return model
 
     try:
@@ -406,84 +314,6 @@ def _call(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
         ) from error
 
 
-def _pack(model: keras.Model, storage: str) -> dict[str, np.ndarray]:
-    packed = {}
-    for variable in model.weights:
-        value = keras.ops.convert_to_numpy(variable.value)
-        if variable.path in packed:
-            raise ValueError(f"two weights have the same path {variable.path!r}")
-        if not _is_float(variable):
-            packed[variable.path] = value
-            continue
-        packed |= _pack_float(variable.path, value.astype(np.float32), storage)
-        if not np.isfinite(packed[variable.path]).all():
-            raise ValueError(f"weight {variable.path!r} is not finite as {storage}")
-    return {name: np.asarray(value, order="C") for name, value in packed.items()}
-
-
-def _pack_float(path: str, value: np.ndarray, storage: str) -> dict[str, np.ndarray]:
-    if storage == "float32":
-        return {path: value}
-    if storage == "float16" or value.size < SMALLEST_INT8_TABLE:
-        with np.errstate(over="ignore"):  # the caller refuses infinities by name
-            return {path: value.astype(np.float16)}
-    rows = tuple(range(value.ndim - 1)) or None
-    scale = np.abs(value).max(axis=rows) / np.float32(127)
-    scale = np.where(scale > 0, scale, np.float32(1))
-    return {path: np.rint(value / scale).astype(np.int8), _scale_path(path): scale}
-
-
-def _unpack(weights, path: str) -> np.ndarray:
-    value = weights.get_tensor(path)
-    if _scale_path(path) in weights.keys():  # noqa: SIM118 - a file, not a dict
-        value = value * weights.get_tensor(_scale_path(path))
-    return value
-
-
-def _check_weights(model: keras.Model, weights, folder: Path) -> None:
-    """Compare the file's table of contents with what the model needs."""
-    stored = {}
-    for name in weights.keys():  # noqa: SIM118 - a file, not a dict
-        entry = weights.get_slice(name)
-        stored[name] = entry.get_dtype(), tuple(entry.get_shape())
-    for variable in model.weights:
-        for name, dtypes, shape in _expected(variable, stored):
-            dtype, found = stored.pop(name, (None, None))
-            if dtype not in dtypes or found != shape:
-                raise InputError(
-                    f"{folder / WEIGHTS}: {name!r} is {dtype} {found}, but the model "
-                    f"needs {' or '.join(dtypes)} {shape}; get the bundle again"
-                )
-    if stored:
-        raise InputError(
-            f"{folder / WEIGHTS}: the model has no weight {min(stored)!r}; "
-            "get the bundle again"
-        )
-
-
-def _expected(variable, stored: dict) -> Iterator[tuple[str, tuple[str, ...], tuple]]:
-    path, shape = variable.path, tuple(variable.shape)
-    if not _is_float(variable):
-        dtype = np.dtype(variable.dtype)
-        code = (
-            "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
-        )
-        yield path, (code,), shape
-    elif _scale_path(path) in stored:
-        yield path, ("I8",), shape
-        yield _scale_path(path), ("F32",), shape[-1:] if len(shape) > 1 else ()
-    else:
-        yield path, ("F32", "F16"), shape
-
-
-def _scale_path(path: str) -> str:
-    return f"{path}.scale"
-
-
-def _is_float(variable) -> bool:
-    return "float" in keras.backend.standardize_dtype(variable.dtype)
-
-
 def _write_keras_copy(model: keras.Model, path: Path) -> None:
     # The same layers without compile state: no optimizer slots, no custom loss.
     copy = keras.Model(model.input, model.output, name=model.name)
@@ -506,43 +336,3 @@ def _without_tensorflow() -> Iterator[None]:
     finally:
         if absent:
             del sys.modules["tensorflow"]
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of `folder` when the block succeeds."""
-    if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds other files; name a new folder")
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        _swap(partial, folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Give `new` the name of `folder`; the earlier folder, if any, is deleted last."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = new.with_name(f"{new.name}.old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

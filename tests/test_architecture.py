@@ -27,7 +27,9 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "callbacks": {"backend", "checkpoint", "runs"},
     "report": {"evaluate"},
     "predict": {"backend", "data", "evaluate"},
-    "bundle": {"data", "evaluate", "predict"},
+    "manifest": set(),
+    "weights": set(),
+    "bundle": {"data", "evaluate", "manifest", "predict", "weights"},
     "explain": {"data", "evaluate", "layers", "predict"},
     "fit": {
         *("backend", "bundle", "callbacks", "data", "evaluate", "layers", "predict"),

@@ -16,10 +16,12 @@ import safetensors.numpy
 from keras import layers, ops
 
 import kerasdl
-from kerasdl import bundle
-from kerasdl.bundle import find_bundle, load, read_bundle, save_bundle, seal
+from kerasdl import bundle, manifest
+from kerasdl.bundle import find_bundle, load, read_bundle, save_bundle
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
+from kerasdl.manifest import seal
+from kerasdl.weights import pack_float
 
 TEXTS = [
     "a good, good film",
@@ -236,11 +238,11 @@ def test_int8_holds_tables_of_any_rank(tmp_path, encoder):
 def test_int8_keeps_zeros_vectors_and_scale_of_each_column():
     value = np.zeros((70_000, 2), np.float32)
     value[:, 1] = np.linspace(-3, 3, 70_000)
-    packed = bundle._pack_float("w", value, "int8")
+    packed = pack_float("w", value, "int8")
     assert packed["w"].dtype == np.int8
     assert not packed["w"][:, 0].any()
     np.testing.assert_allclose(packed["w.scale"], [1, 3 / 127], rtol=1e-6)
-    assert bundle._pack_float("w", value.ravel(), "int8")["w.scale"].shape == ()
+    assert pack_float("w", value.ravel(), "int8")["w.scale"].shape == ()
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e6])
@@ -313,14 +315,14 @@ def test_manifest_cannot_reach_outside(folder, name):
     (folder.parent / "x.json").write_text("{}")
     table = json.loads((folder / bundle.MANIFEST).read_text())["files"]
     table[name] = {"sha256": "0" * 64, "size": 2}
-    (folder / bundle.MANIFEST).write_bytes(bundle._manifest(table))
+    (folder / bundle.MANIFEST).write_bytes(manifest._manifest(table))
     refused(folder, "is no plain file name")
 
 
 def test_manifest_must_list_what_is_read(folder):
     table = json.loads((folder / bundle.MANIFEST).read_text())["files"]
     del table[bundle.WEIGHTS]
-    (folder / bundle.MANIFEST).write_bytes(bundle._manifest(table))
+    (folder / bundle.MANIFEST).write_bytes(manifest._manifest(table))
     refused(folder, "does not list weights.safetensors")
 
 

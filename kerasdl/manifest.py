@@ -1,0 +1,153 @@
+"""A folder whose every byte is accounted for: checksums, and all or nothing."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kerasdl.errors import InputError
+
+MANIFEST = "manifest.json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LARGEST_MANIFEST = 2**20
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest over all files in a folder."""
+    table = {
+        path.name: _fingerprint(path)
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    (folder / MANIFEST).write_bytes(_manifest(table))
+
+
+def to_json(content) -> bytes:
+    """Return JSON in the one form that a bundle uses."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _manifest(table: dict) -> bytes:
+    # Only these very bytes are accepted, so that no byte of the manifest is free.
+    digest = hashlib.sha256(to_json(table)).hexdigest()
+    return to_json({"digest": digest, "files": table})
+
+
+def _fingerprint(path: Path) -> dict:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"sha256": digest, "size": file.tell()}
+
+
+def parse_json(path: Path, content: bytes) -> dict:
+    """Return the JSON object in a file's content.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}); get the bundle again") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} holds no JSON object; get the bundle again")
+    return fields
+
+
+def verify(folder: Path, required: set[str]) -> None:
+    """Check every file of a folder against its manifest.
+
+    Args:
+        folder: The folder.
+        required: Files that the manifest must list.
+
+    Raises:
+        InputError: If a file is missing or changed.
+    """
+    for name, expected in _read_manifest(folder / MANIFEST, required).items():
+        path = folder / name
+        if not _is_plain_file(path):
+            raise InputError(
+                f"{path} is missing or no plain file; get the bundle again"
+            )
+        # The size first: it costs nothing, and says what happened.
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise InputError(
+                f"{path} has {size} bytes instead of {expected['size']}; "
+                "get the bundle again"
+            )
+        if _fingerprint(path) != expected:
+            raise InputError(
+                f"{path} was changed: its checksum is wrong; get the bundle again"
+            )
+
+
+def _read_manifest(path: Path, required: set[str]) -> dict[str, dict]:
+    if not _is_plain_file(path) or path.stat().st_size > LARGEST_MANIFEST:
+        raise InputError(f"{path} is no plain small file; get the bundle again")
+    content = path.read_bytes()
+    table = parse_json(path, content).get("files")
+    if not isinstance(table, dict) or _manifest(table) != content:
+        raise InputError(f"{path} was changed or cut short; get the bundle again")
+    for name, entry in table.items():
+        if not PLAIN_NAME.fullmatch(name):
+            raise InputError(f"{path}: {name!r} is no plain file name")
+        if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
+            raise InputError(f"{path}: no checksum and size for {name!r}")
+    if missing := sorted(required - set(table)):
+        raise InputError(f"{path} does not list {missing[0]}; get the bundle again")
+    return table
+
+
+def _is_plain_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `folder` when the block succeeds."""
+    if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files; name a new folder")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        _swap(partial, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Give `new` the name of `folder`; the earlier folder, if any, is deleted last."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_name(f"{new.name}.old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
