@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kerasdl.errors import InputError
+from kerasdl.files import whole_file
 from kerasdl_apps import sentiment
 from kerasdl_apps.options import (
     Backend,
@@ -226,15 +227,13 @@ def _check_writable(path: Path) -> None:
 
 def _write_csv(path: Path, rows: list[dict]) -> None:
     """Write predictions in full or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({**row, **_flat_words(row)} for row in rows)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        whole_file(path) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, **_flat_words(row)} for row in rows)
 
 
 def _flat_words(row: dict) -> dict:

@@ -1,10 +1,11 @@
 """Weights on disk, written in full or not at all."""
 
-import os
 from pathlib import Path
 
 import keras
 import safetensors.numpy
+
+from kerasdl.files import whole_file
 
 
 def write_weights(path: Path, model: keras.Model) -> None:
@@ -23,12 +24,5 @@ def write_weights(path: Path, model: keras.Model) -> None:
         variable.path: keras.ops.convert_to_numpy(variable.value)
         for variable in model.weights
     }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(safetensors.numpy.save(arrays))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        partial.write_bytes(safetensors.numpy.save(arrays))

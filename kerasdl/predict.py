@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kerasdl.backend import forward
-from kerasdl.data.batches import BatchSource, Ragged, padded_width
+from kerasdl.data.batches import BatchSource, Ragged
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.evaluate import softmax
@@ -105,10 +105,9 @@ class Predictor:
         logits = np.zeros((count, self.model.output_shape[-1]), np.float32)
         for rows in source.plan(0) if count else ():
             # Few batch sizes, so that JAX compiles few programs.
-            padded = np.resize(rows, _next_power_of_two(len(rows)))
+            padded = source.pad(np.resize(rows, _next_power_of_two(len(rows))))
             batch = keras.tree.map_structure(
-                lambda tensor, rows=padded: _pad(inputs[tensor.name].take(rows)),
-                self.model.input,
+                lambda tensor, padded=padded: padded[tensor.name], self.model.input
             )
             logits[rows] = self._forward(batch)[: len(rows)]
         return logits
@@ -125,10 +124,6 @@ def _as_list(texts: Sequence[str] | str) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"text {i} is {type(text).__name__}; give strings")
     return texts
-
-
-def _pad(ragged: Ragged) -> np.ndarray:
-    return ragged.pad(padded_width(ragged.lengths.max(initial=0)))
 
 
 def _next_power_of_two(number: int) -> int:

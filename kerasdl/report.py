@@ -9,7 +9,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from kerasdl.evaluate import confusion, reliability_bins, wilson_interval
+from kerasdl.files import whole_file
 
 # Drawn with these colours; the page replaces each by the CSS variable of that name.
 COLOURS = {
@@ -123,7 +124,8 @@ def write_report(path: str | os.PathLike, report: RunReport) -> None:
         report: What to show.
     """
     page = _page(report).encode("utf-8", errors="replace")
-    _replace(path, lambda temporary: temporary.write_bytes(page))
+    with whole_file(path) as partial:
+        partial.write_bytes(page)
 
 
 def save_plots(folder: str | os.PathLike, report: RunReport) -> None:
@@ -361,7 +363,8 @@ def _save_png(path: str | os.PathLike, figure: Figure) -> None:
         # A label in another script shows as boxes in the picture, not in the page.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(picture, format="png", dpi=160, facecolor="white")
-    _replace(path, lambda temporary: temporary.write_bytes(picture.getvalue()))
+    with whole_file(path) as partial:
+        partial.write_bytes(picture.getvalue())
 
 
 @mpl.rc_context(STYLE)
@@ -639,17 +642,6 @@ def _percent(value: float | None) -> str:
 def _interval(metrics: dict) -> str:
     low, high = 100 * metrics["accuracy_low"], 100 * metrics["accuracy_high"]
     return f"{_percent(metrics['accuracy'])} accuracy ({low:.2f} to {high:.2f})"
-
-
-def _replace(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Write a file so that readers see the old one or the new one, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 STYLESHEET = """

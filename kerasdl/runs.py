@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kerasdl.errors import InputError
+from kerasdl.files import whole_file
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
@@ -110,12 +111,6 @@ def _put_back(folder: Path, former: Path) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON in full or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with whole_file(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")

@@ -166,13 +166,17 @@ class BatchSource(keras.utils.PyDataset):
         others = [rows for i, rows in enumerate(batches) if i not in (first, second)]
         return [batches[first], batches[second], *others]
 
-    def __getitem__(self, index: int):
-        rows = self._plan[index]
+    def pad(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Pad each input of the examples `rows` to the width of their bucket."""
         bucket = self._bucket(rows)
-        batch = {
+        return {
             name: ragged.take(rows).pad(self._widths[name][bucket])
             for name, ragged in self.inputs.items()
         }
+
+    def __getitem__(self, index: int):
+        rows = self._plan[index]
+        batch = self.pad(rows)
         inputs = batch if len(batch) > 1 else batch.popitem()[1]
         return (inputs,) if self.targets is None else (inputs, self.targets[rows])
 
