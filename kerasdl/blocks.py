@@ -7,6 +7,9 @@ from kerasdl.layers import WordDropout
 
 # Width in words of the convolution before steps are merged.
 MERGED_WIDTH = 5
+# Of every batch norm, as in torchvision: what the published weights were trained with.
+NORM_EPSILON = 1e-5
+NORM_MOMENTUM = 0.9
 
 
 def token_mask(tokens):
@@ -125,3 +128,63 @@ def tokens_input() -> keras.KerasTensor:
 def ngrams_input() -> keras.KerasTensor:
     """Return the model input `ngrams`, `(batch, n-grams)` int32 with any number."""
     return keras.Input((None,), dtype="int32", name="ngrams")
+
+
+def image_input(input_shape: tuple[int, int, int]) -> keras.KerasTensor:
+    """Return the model input `image`, `(batch, height, width, channels)` float32."""
+    return keras.Input(tuple(input_shape), name="image")
+
+
+def conv(x, filters, kernel_size, *, strides=1, groups=1, bias=False, name):
+    """Convolve an image with symmetric padding, He-normal weights by fan-out.
+
+    Keras's "same" pads the far side only where the stride skips pixels; published
+    weights expect half a kernel on each side.
+
+    Args:
+        x: Images `(batch, height, width, channels)`.
+        filters: Channels of the result.
+        kernel_size: Odd height and width of the kernel.
+        strides: Step of the kernel, in pixels.
+        groups: Groups of channels that are convolved apart.
+        bias: Whether to add a bias.
+        name: Name of the layer.
+
+    Returns:
+        Images `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+    """
+    if strides > 1 and kernel_size > 1:
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    else:
+        padding = "same"
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        padding,
+        groups=groups,
+        use_bias=bias,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "normal"),
+        name=name,
+    )(x)
+
+
+def batch_norm(x, *, name, zero=False):
+    """Normalise over the batch as torchvision does, with or without an initial zero.
+
+    Args:
+        x: Images `(batch, height, width, channels)`.
+        name: Name of the layer.
+        zero: Start with a scale of zero, so that a residual unit starts as identity
+            (Goyal et al. 2017, section 5.1).
+
+    Returns:
+        Images of the same shape.
+    """
+    return layers.BatchNormalization(
+        momentum=NORM_MOMENTUM,
+        epsilon=NORM_EPSILON,
+        gamma_initializer="zeros" if zero else "ones",
+        name=name,
+    )(x)

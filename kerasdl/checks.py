@@ -1,7 +1,11 @@
-"""Argument checks of the builders: a `ValueError` names the argument and its value."""
+"""Argument checks of the builders: a `ValueError` names the argument and its value.
+
+A builder checks everything before its first layer, so that nothing is allocated.
+"""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 
@@ -27,10 +31,7 @@ def check_positive(**sizes) -> None:
     """
     for name, value in sizes.items():
         items = value if isinstance(value, (tuple, list)) else (value,)
-        if not items or not all(
-            isinstance(item, Integral) and not isinstance(item, bool) and item >= 1
-            for item in items
-        ):
+        if not items or not all(_is_size(item) for item in items):
             raise ValueError(f"{name}={value!r}; expected integers of at least 1")
 
 
@@ -54,3 +55,78 @@ def check_classes(num_classes: int) -> None:
     check_positive(num_classes=num_classes)
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}; expected at least 2")
+
+
+def check_outputs(num_classes: int, num_outputs: int | None) -> None:
+    """Refuse sizes that fit neither a classifier nor a regressor.
+
+    Args:
+        num_classes: Number of classes, of a classifier.
+        num_outputs: Number of predicted values, or `None` for a classifier.
+
+    Raises:
+        ValueError: If `num_outputs` is below 1, or `None` and `num_classes` below 2.
+    """
+    if num_outputs is None:
+        check_classes(num_classes)
+    else:
+        check_positive(num_outputs=num_outputs)
+
+
+def check_shape(input_shape: Sequence[int], axes: Sequence[str]) -> None:
+    """Refuse an input shape that is not one positive integer per axis.
+
+    Raises:
+        ValueError: If `input_shape` has other axes or a size below 1.
+    """
+    sizes = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
+    if len(sizes) != len(axes) or not all(_is_size(size) for size in sizes):
+        raise ValueError(
+            f"input_shape={input_shape!r}; expected positive integers "
+            f"({', '.join(axes)})"
+        )
+
+
+def check_image(input_shape: Sequence[int], *, smallest: int = 1) -> None:
+    """Refuse anything but an image shape `(height, width, channels)`.
+
+    Args:
+        input_shape: The shape.
+        smallest: Height and width below which the network has no pixels left.
+
+    Raises:
+        ValueError: If the shape is none, or height or width is below `smallest`.
+    """
+    check_shape(input_shape, ("height", "width", "channels"))
+    if min(input_shape[:2]) < smallest:
+        raise ValueError(
+            f"input_shape={tuple(input_shape)}; expected a height and width of at "
+            f"least {smallest}"
+        )
+
+
+def check_activation(activation: str) -> None:
+    """Refuse an activation that Keras does not know, suggesting the nearest.
+
+    Raises:
+        ValueError: If `keras.activations` has no function of that name.
+    """
+    # Builders pass names only: a bundle has to store them.
+    import keras  # noqa: PLC0415 - this module is imported where no backend may be
+
+    check_choice("activation", activation, _names_of_functions(keras.activations))
+
+
+def _names_of_functions(module) -> list[str]:
+    helpers = {"deserialize", "get", "serialize"}
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and name not in helpers
+    ]
+
+
+def _is_size(value) -> bool:
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    )

@@ -3,6 +3,10 @@
 import keras
 from keras import ops
 
+from kerasdl.checks import check_choice
+
+REGRESSION_LOSSES = ("huber", "mean_absolute_error", "mean_squared_error")
+
 Optimizer = str | keras.optimizers.Optimizer | None
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -32,18 +36,54 @@ def compile_classifier(
     """
     if optimizer is None:
         return model
-    if isinstance(optimizer, str):
-        optimizer = keras.optimizers.get(
-            {"class_name": optimizer, "config": {"learning_rate": learning_rate}}
-        )
     if model.output_shape[-1] == 1:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
     else:
         loss = Crossentropy(name="crossentropy")
         accuracy = keras.metrics.MeanMetricWrapper(_correct, name="accuracy")
-    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy])
+    model.compile(_optimizer(optimizer, learning_rate), loss=loss, metrics=[accuracy])
     return model
+
+
+def compile_regressor(
+    model: keras.Model,
+    *,
+    optimizer: Optimizer,
+    learning_rate: Rate,
+    loss: str = "mean_squared_error",
+) -> keras.Model:
+    """Compile a model that predicts values.
+
+    Args:
+        model: Model with float32 outputs, `(batch, outputs)` or with more axes.
+        optimizer: Keras optimizer or its name; `None` leaves the model uncompiled.
+        learning_rate: Float or Keras schedule, unused with an optimizer instance.
+        loss: A key of `REGRESSION_LOSSES`.
+
+    Returns:
+        The same model, compiled in place.
+
+    Raises:
+        ValueError: If the loss is unknown, or Keras knows no optimizer of that name.
+    """
+    check_choice("loss", loss, REGRESSION_LOSSES)
+    if optimizer is None:
+        return model
+    model.compile(
+        _optimizer(optimizer, learning_rate),
+        loss=keras.losses.get(loss),
+        metrics=[keras.metrics.MeanAbsoluteError(name="mean_absolute_error")],
+    )
+    return model
+
+
+def _optimizer(optimizer: Optimizer, learning_rate: Rate) -> keras.optimizers.Optimizer:
+    if not isinstance(optimizer, str):
+        return optimizer
+    return keras.optimizers.get(
+        {"class_name": optimizer, "config": {"learning_rate": learning_rate}}
+    )
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

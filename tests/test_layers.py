@@ -100,7 +100,7 @@ def test_text_without_tokens_attends_to_no_nan():
 @pytest.mark.parametrize("rotary", [False, True])
 def test_rotary_scores_depend_on_distance_alone(rotary):
     """Shifting a text within constant surroundings must not change its scores."""
-    from kerasdl.layers import _rotate
+    from kerasdl.layers.attention import _rotate
 
     random = np.random.default_rng(2)
     q, k = (random.normal(size=4).astype("float32") for _ in range(2))

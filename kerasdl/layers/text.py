@@ -1,57 +1,10 @@
-"""Layers: code that owns weights, randomness or training-dependent behaviour."""
+"""Layers of the text models: word dropout, bags of n-grams, blended branches."""
 
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
-
-from kerasdl import backend
-
-
-class _Fused:
-    """Let the backend's fused kernel, where it has one, run an LSTM or GRU."""
-
-    def inner_loop(self, sequences, initial_state, mask, training=False):
-        if isinstance(mask, list | tuple):
-            mask = mask[0]
-        fused = backend.recurrent(self, sequences, initial_state, mask, training)
-        if fused is not None:
-            return fused
-        return super().inner_loop(sequences, initial_state, mask, training=training)
-
-
-@keras.saving.register_keras_serializable(package="kerasdl")
-class LSTM(_Fused, keras.layers.LSTM):
-    """`keras.layers.LSTM`, as quick on PyTorch as `torch.nn.LSTM`.
-
-    Arguments, weights and results are those of Keras; the fused kernel serves the
-    standard cell and right-padded masks, Keras's own loop the rest.
-
-    Example:
-        >>> LSTM(8).compute_output_shape((2, 5, 3))
-        (2, 8)
-
-    Reference:
-        [Long Short-Term Memory](https://doi.org/10.1162/neco.1997.9.8.1735).
-    """
-
-
-@keras.saving.register_keras_serializable(package="kerasdl")
-class GRU(_Fused, keras.layers.GRU):
-    """`keras.layers.GRU`, as quick on PyTorch as `torch.nn.GRU`.
-
-    Arguments, weights and results are those of Keras; the fused kernel serves the
-    standard cell and right-padded masks, Keras's own loop the rest.
-
-    Example:
-        >>> GRU(8).compute_output_shape((2, 5, 3))
-        (2, 8)
-
-    Reference:
-        [Learning Phrase Representations using RNN
-        Encoder-Decoder](https://arxiv.org/abs/1406.1078), the variant of cuDNN.
-    """
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
@@ -83,110 +36,6 @@ class WordDropout(keras.layers.Layer):
     def get_config(self):
         config = {"rate": self.rate, "unknown_id": self.unknown_id}
         return {**super().get_config(), **config}
-
-
-@keras.saving.register_keras_serializable(package="kerasdl")
-class PositionEmbedding(keras.layers.Layer):
-    """Add sinusoidal or learned positions to a sequence.
-
-    Args:
-        kind: `"sinusoidal"` (Vaswani et al. 2017, section 3.5) or `"learned"`.
-        max_length: Number of learned positions; later ones share the last.
-    """
-
-    def __init__(self, kind: str = "sinusoidal", *, max_length: int = 512, **kwargs):
-        super().__init__(**kwargs)
-        self.kind = kind
-        self.max_length = max_length
-
-    def build(self, input_shape):
-        if self.kind == "learned":
-            self.table = self.add_weight(
-                name="table",
-                shape=(self.max_length, input_shape[-1]),
-                initializer=keras.initializers.RandomNormal(stddev=0.02),
-            )
-
-    def call(self, x):
-        length, width = ops.shape(x)[1], x.shape[-1]
-        if self.kind == "learned":
-            places = ops.minimum(ops.arange(length), self.max_length - 1)
-            return x + ops.take(self.table, places, axis=0)
-        angles = _position_angles(length, width)
-        waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
-        return x + ops.cast(waves[:, :width], x.dtype)
-
-    def compute_output_spec(self, x):
-        return keras.KerasTensor(x.shape, x.dtype)
-
-    def get_config(self):
-        config = {"kind": self.kind, "max_length": self.max_length}
-        return {**super().get_config(), **config}
-
-
-@keras.saving.register_keras_serializable(package="kerasdl")
-class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention under a padding mask, through Keras's fused path.
-
-    Input `(batch, length, width)` and mask `(batch, length)`, output like the input.
-
-    Args:
-        num_heads: Heads; must divide the width.
-        rotary: Rotate queries and keys by position (Su et al. 2021, section 3.4.2).
-    """
-
-    def __init__(self, num_heads: int, *, rotary: bool = False, **kwargs):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.rotary = rotary
-
-    def build(self, input_shape):
-        width = input_shape[-1]
-        self.qkv = keras.layers.Dense(3 * width, name="qkv", dtype=self.dtype_policy)
-        self.qkv.build(input_shape)
-        self.out = keras.layers.Dense(width, name="out", dtype=self.dtype_policy)
-        self.out.build(input_shape)
-
-    def call(self, x, padding_mask):
-        # B batch, L length, H heads, D width of a head.
-        batch, length, width = ops.shape(x)[0], ops.shape(x)[1], x.shape[-1]
-        heads = (batch, length, self.num_heads, width // self.num_heads)
-        query, key, value = (
-            ops.reshape(part, heads)  # BLHD
-            for part in ops.split(self.qkv(x), 3, axis=-1)
-        )
-        if self.rotary:
-            query, key = _rotate(query), _rotate(key)
-        # A text without tokens would attend to nothing at all, which is NaN.
-        visible = ops.logical_or(padding_mask, ops.arange(length) == 0)
-        mixed = ops.dot_product_attention(
-            query, key, value, mask=visible[:, None, None, :]
-        )
-        return self.out(ops.reshape(mixed, (batch, length, width)))
-
-    def compute_output_spec(self, x, padding_mask):  # noqa: ARG002
-        return keras.KerasTensor(x.shape, self.compute_dtype)
-
-    def get_config(self):
-        config = {"num_heads": self.num_heads, "rotary": self.rotary}
-        return {**super().get_config(), **config}
-
-
-def _position_angles(length, width):
-    """Angles `(length, ceil(width / 2))` of wavelengths from 2π to 10000·2π."""
-    pairs = (width + 1) // 2
-    frequency = ops.exp(ops.arange(pairs, dtype="float32") * (-np.log(1e4) / pairs))
-    return ops.arange(length, dtype="float32")[:, None] * frequency
-
-
-def _rotate(x):
-    """Rotate the two halves of each head's vector by the angle of its position."""
-    first, second = ops.split(x, 2, axis=-1)  # BLHD/2
-    angles = _position_angles(ops.shape(x)[1], x.shape[-1])[:, None, :]
-    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
-    return ops.concatenate(
-        [first * cos - second * sin, first * sin + second * cos], axis=-1
-    )
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
