@@ -1,16 +1,19 @@
-"""What every command shares: the backend switch, the two streams, JSON."""
+"""What every command shares: its options, the two streams, JSON and CSV."""
 
+import csv
 import importlib
 import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
+from kerasdl.files import whole_file
 from kerasdl.quiet import quiet_stderr
 
 PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
@@ -41,6 +44,31 @@ Backend = Annotated[
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, for machines.")
+]
+Encoding = Annotated[str, typer.Option(help="Encoding of text files.")]
+EncodingErrors = Annotated[
+    str, typer.Option(help="strict refuses wrong bytes, replace or ignore accept them.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples per step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Highest learning rate.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Decides all randomness.")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option(help="Run folder; runs/APP-<time> by default.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A short trial: does everything work?")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run in --out.")
+]
+TrainedBundle = Annotated[
+    str, typer.Argument(help="Run folder, bundle folder, or shipped bundle.")
+]
+CsvFile = Annotated[
+    Path | None, typer.Option(help="Write the predictions to a CSV file.")
 ]
 
 
@@ -79,3 +107,54 @@ def load_backend() -> None:
             f"the Keras backend needs {error.name}, which is not installed; install it,"
             " or choose another with --backend"
         ) from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work is done."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give --out a file")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} for --out; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path.parent} is not writable; choose another --out")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows of equal columns in full or not at all."""
+    with (
+        whole_file(path) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summary(run, app: str, example: str) -> str:
+    """Say what a run measured, where it lies and how it is used."""
+    return "\n".join(
+        [
+            measured(run.metrics),
+            f"report   {run.folder / 'report.html'}",
+            f"bundle   {run.folder / 'bundle'}",
+            f"use it   kerasdl {app} predict --bundle {run.folder} {example}",
+        ]
+    )
+
+
+def measured(metrics: dict) -> str:
+    """Say in two lines what was measured, and on what."""
+    if "accuracy" in metrics:
+        line = (
+            f"accuracy {metrics['accuracy']:.2%} (95 % interval"
+            f" {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%})"
+            f" · log loss {metrics['log_loss']:.4f} · calibration error"
+            f" {metrics['ece']:.2%}"
+        )
+    else:
+        line = (
+            f"root mean squared error {metrics['rmse']:.4g} (95 % interval"
+            f" {metrics['rmse_low']:.4g} to {metrics['rmse_high']:.4g}) · mean"
+            f" absolute error {metrics['mae']:.4g}"
+        )
+    return f"{line}\nmeasured on {metrics['set']}, {metrics['count']:,} examples"

@@ -212,6 +212,6 @@ def evaluate(bundle: str, data: str, *, notify, **data_options) -> dict:
     texts = splits.train if splits.test is None else splits.test
     labels = match_labels(texts.label_names, predictor.labels)[texts.labels]
     metrics = classification_metrics(
-        labels, predictor.probabilities(texts.texts), predictor.labels
+        labels, predictor.answers(texts.examples), predictor.labels
     )
     return {"set": texts.name, **metrics}

@@ -1,6 +1,5 @@
 """`kerasdl sentiment train | evaluate | predict`."""
 
-import csv
 import os
 import sys
 from pathlib import Path
@@ -9,15 +8,29 @@ from typing import Annotated
 import typer
 
 from kerasdl.errors import InputError
-from kerasdl.files import whole_file
 from kerasdl_apps import sentiment
 from kerasdl_apps.options import (
     Backend,
+    BatchSize,
+    CsvFile,
+    Encoding,
+    EncodingErrors,
+    Epochs,
     Json,
+    LearningRate,
+    Overwrite,
+    Quick,
+    RunFolder,
+    Seed,
+    TrainedBundle,
+    check_writable,
     console,
     load_backend,
+    measured,
     print_json,
     print_line,
+    summary,
+    write_csv,
 )
 
 app = typer.Typer(help="Sentiment of texts.", rich_markup_mode=None)
@@ -35,10 +48,6 @@ PositiveFrom = Annotated[
     int | None,
     typer.Option(help="Make integer labels two classes: positive from this one on."),
 ]
-Encoding = Annotated[str, typer.Option(help="Encoding of text files.")]
-EncodingErrors = Annotated[
-    str, typer.Option(help="strict refuses wrong bytes, replace or ignore accept them.")
-]
 BundlePath = Annotated[
     str, typer.Option(help="Run folder, bundle folder, or name of a shipped bundle.")
 ]
@@ -51,23 +60,13 @@ def train(
     model: Annotated[
         str, typer.Option(help=f"One of {', '.join(sentiment.RECIPES)}.")
     ] = sentiment.DEFAULT_MODEL,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Texts per step.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Highest learning rate.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides all randomness.")
-    ] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; runs/sentiment-<time> by default.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A short trial: does everything work?")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --out.")
-    ] = False,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = 0,
+    out: RunFolder = None,
+    quick: Quick = False,
+    overwrite: Overwrite = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     positive_from: PositiveFrom = None,
@@ -106,15 +105,13 @@ def train(
     if as_json:
         print_json({"run": str(run.folder), **run.metrics})
     else:
-        print_line(_summary(run))
+        print_line(summary(run, "sentiment", '"…"'))
     return 128 + run.interrupted if run.interrupted else 0
 
 
 @app.command()
 def evaluate(
-    bundle: Annotated[
-        str, typer.Argument(help="Run folder, bundle folder, or shipped bundle.")
-    ],
+    bundle: TrainedBundle,
     *,
     data: Data = "auto",
     text_column: TextColumn = None,
@@ -140,7 +137,7 @@ def evaluate(
     if as_json:
         print_json(metrics)
     else:
-        print_line(_measured(metrics))
+        print_line(measured(metrics))
 
 
 @app.command()
@@ -156,9 +153,7 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the words that pushed.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the predictions to a CSV file.")
-    ] = None,
+    out: CsvFile = None,
     encoding: Encoding = "utf-8",
     encoding_errors: EncodingErrors = "strict",
     backend: Backend = None,  # noqa: ARG001 - its callback has chosen
@@ -169,13 +164,13 @@ def predict(
         texts or [], file, encoding=encoding, encoding_errors=encoding_errors
     )
     if out:
-        _check_writable(out)
+        check_writable(out)
     load_backend()
     from kerasdl.bundle import load
 
     predictor = load(bundle)
     rows = [
-        {"text": p.text, "label": p.label, "probability": p.probability}
+        {"text": p.example, "label": p.label, "probability": p.probability}
         for p in predictor(texts)
     ]
     if explain:
@@ -187,7 +182,7 @@ def predict(
                 for word in words_of(predictor, row["text"])
             ]
     if out:
-        _write_csv(out, rows)
+        write_csv(out, [{**row, **_flat_words(row)} for row in rows])
     if as_json:
         print_json(rows)
     elif not out:
@@ -215,27 +210,6 @@ def _read_texts(texts: list[str], file: Path | None, **encoding: str) -> list[st
     return content.removesuffix("\n").replace("\r\n", "\n").split("\n")
 
 
-def _check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work is done."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give --out a file")
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent} for --out; make it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path.parent} is not writable; choose another --out")
-
-
-def _write_csv(path: Path, rows: list[dict]) -> None:
-    """Write predictions in full or not at all."""
-    with (
-        whole_file(path) as partial,
-        partial.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({**row, **_flat_words(row)} for row in rows)
-
-
 def _flat_words(row: dict) -> dict:
     if "words" not in row:
         return {}
@@ -249,24 +223,3 @@ def _show(rows: list[dict]) -> None:
         print_line(f"{row['label']}\t{row['probability']:.3f}\t{shown}")
         for word in row.get("words", ()):
             print_line(f"\t{word['push']:+.3f}\t{word['word']}")
-
-
-def _summary(run) -> str:
-    return "\n".join(
-        [
-            _measured(run.metrics),
-            f"report   {run.folder / 'report.html'}",
-            f"bundle   {run.folder / 'bundle'}",
-            f'use it   kerasdl sentiment predict --bundle {run.folder} "…"',
-        ]
-    )
-
-
-def _measured(metrics: dict) -> str:
-    return (
-        f"accuracy {metrics['accuracy']:.2%} (95 % interval"
-        f" {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%})"
-        f" · log loss {metrics['log_loss']:.4f} · calibration error"
-        f" {metrics['ece']:.2%}\n"
-        f"measured on {metrics['set']}, {metrics['count']:,} texts"
-    )

@@ -77,7 +77,7 @@ def run_recipe(model: str, seed: int, options: argparse.Namespace) -> dict:
         run = kerasdl.train(recipe, out=out, console=Console(stderr=True))
     # Predicted once more, so that the training is timed without this.
     splits = load_texts(options.data)
-    probabilities = run.predictor.probabilities(splits.test.texts)
+    probabilities = run.predictor.answers(splits.test.examples)
     right = probabilities.argmax(axis=1) == splits.test.labels
     if options.picture:
         draw(run, splits.test, probabilities, options.picture)
@@ -104,7 +104,7 @@ def draw(run, test, probabilities: np.ndarray, path: str) -> None:
         metrics=run.metrics,
         history=run.history,
         labels=test.labels,
-        probabilities=probabilities,
+        answers=probabilities,
         label_names=test.label_names,
     )
     summary_picture(path, report)
@@ -115,13 +115,13 @@ def run_references(options: argparse.Namespace) -> list[dict]:
     from kerasdl.data.sources import load_texts
 
     splits = load_texts(options.data)
-    texts, labels = splits.train.texts, splits.train.labels
+    texts, labels = splits.train.examples, splits.train.labels
     if options.quick:
         texts, labels = texts[::25], labels[::25]
     rows = []
     for name, fit in REFERENCES.items():
         start = time.perf_counter()
-        predicted = fit(texts, labels, splits.test.texts)
+        predicted = fit(texts, labels, splits.test.examples)
         seconds = time.perf_counter() - start
         right = predicted == splits.test.labels
         rows.append(
@@ -179,8 +179,8 @@ REFERENCES = {
 
 def _without_duplicates(splits, right: np.ndarray) -> float:
     """Return the accuracy on the test reviews that do not stand in train as well."""
-    known = set(splits.train.texts)
-    fresh = np.array([text not in known for text in splits.test.texts])
+    known = set(splits.train.examples)
+    fresh = np.array([text not in known for text in splits.test.examples])
     return float(right[fresh].mean())
 
 

@@ -20,6 +20,7 @@ import kerasdl
 from kerasdl.bundle import find_bundle, read_bundle, save_bundle
 from kerasdl.data.sources import imdb
 from kerasdl.evaluate import classification_metrics
+from kerasdl.predict import Classifier
 
 # An n-gram whose log-count ratio is at most this share of the largest is dropped: on
 # IMDB one in seven, which together hold 0.1 % of the squared length of the texts.
@@ -36,24 +37,22 @@ def main(source: str, target: str) -> None:
     keep[0] = True  # padding
     arguments = {**spec.arguments, "num_ngrams": int(keep.sum())}
     model = kerasdl.BUILDERS[spec.builder](**arguments, optimizer=None)
-    for small, large in zip(model.weights, predictor.model.weights, strict=True):
-        value = keras.ops.convert_to_numpy(large.value)
-        small.assign(value if small.shape == large.shape else value[keep])
+    for short, long in zip(model.weights, predictor.model.weights, strict=True):
+        value = keras.ops.convert_to_numpy(long.value)
+        short.assign(value if short.shape == long.shape else value[keep])
     encoder = predictor.encoder
+    encoder = replace(encoder, known_hashes=encoder.known_hashes[keep[1:]])
+    small = Classifier(model, encoder, spec.labels, **spec.answer)
     parts = {
-        "model": model,
         "builder": spec.builder,
         "arguments": arguments,
-        "encoder": replace(encoder, known_hashes=encoder.known_hashes[keep[1:]]),
-        "label_names": tuple(spec.labels),
-        "temperature": spec.temperature,
         "storage": "int8",
         "keras_copy": False,
     }
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    save_bundle(target, **parts, card=card, metrics={})
+    save_bundle(target, small, **parts, card=card, metrics={})
     test = imdb().test
-    probabilities = kerasdl.load(target).probabilities(test.texts)
+    probabilities = kerasdl.load(target).answers(test.examples)
     measured = classification_metrics(test.labels, probabilities, test.label_names)
     card += (
         f"\nThis copy has {keep.sum() - 1:,} of {len(keep) - 1:,} n-grams and tables of"
@@ -61,7 +60,8 @@ def main(source: str, target: str) -> None:
         f" {measured['log_loss']:.4f}, expected calibration error"
         f" {measured['ece']:.2%}.\n"
     )
-    save_bundle(target, **parts, card=card, metrics={"set": test.name, **measured})
+    metrics = {"set": test.name, **measured}
+    save_bundle(target, small, **parts, card=card, metrics=metrics)
     size = sum(path.stat().st_size for path in find_bundle(target).iterdir())
     print(f"{target}: {measured['accuracy']:.2%}, {size / 1e6:.2f} MB")
 

@@ -7,7 +7,6 @@ refuses with one clear sentence.
 
 import difflib
 import importlib.resources
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,28 +15,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 import safetensors
 import safetensors.numpy
 
 from kerasdl import BUILDERS
 from kerasdl._version import __version__
-from kerasdl.data.text import TextEncoder
+from kerasdl.data.encoders import ENCODERS
 from kerasdl.errors import InputError
 from kerasdl.manifest import MANIFEST, parse_json, replacing, seal, to_json, verify
-from kerasdl.predict import Predictor
+from kerasdl.predict import Classifier, Regressor
 from kerasdl.weights import STORAGES, check_weights, pack, unpack
 
 FORMAT = 1
-TASK = "text-classification"
+# What the model does, and so which encoder stands before it and who answers.
+TASKS = {
+    "text-classification": ("text", Classifier),
+    "table-classification": ("table", Classifier),
+    "table-regression": ("table", Regressor),
+}
 SPEC = "spec.json"
 WEIGHTS = "weights.safetensors"
-TOKENIZER = "tokenizer.json"
-NGRAMS = "ngrams.safetensors"
 METRICS = "metrics.json"
 CARD = "MODEL_CARD.md"
 KERAS_COPY = "model.keras"
-REQUIRED = {SPEC, WEIGHTS, TOKENIZER, NGRAMS, METRICS, CARD}
+REQUIRED = {SPEC, WEIGHTS, METRICS, CARD}
 SHIPPED = "kerasdl_saved_models"
 
 
@@ -48,11 +49,12 @@ class Bundle:
     Attributes:
         builder: Name of the builder on the allow-list.
         arguments: Keyword arguments of the builder.
-        labels: Class names, in the order of the probabilities.
-        temperature: Divides the logits, so that the probabilities are calibrated.
-        preprocessing: Configuration of the `TextEncoder`.
+        labels: Class names, in the order of the probabilities; empty for values.
+        answer: How outputs become answers: `temperature` of a `Classifier`, or `mean`,
+            `scale` and `margin` of a `Regressor`.
+        preprocessing: Configuration of the encoder.
         storage: How the weights are stored, one of `STORAGES`.
-        task: What the model does.
+        task: What the model does, a key of `TASKS`.
         kerasdl: Version that wrote the bundle.
         format: Version of the folder's layout.
     """
@@ -60,23 +62,20 @@ class Bundle:
     builder: str
     arguments: dict
     labels: list[str]
-    temperature: float
+    answer: dict
     preprocessing: dict
     storage: str
-    task: str = TASK
+    task: str
     kerasdl: str = __version__
     format: int = FORMAT
 
 
 def save_bundle(
     folder: str | Path,
+    predictor: Classifier | Regressor,
     *,
-    model: keras.Model,
     builder: str,
     arguments: Mapping,
-    encoder: TextEncoder,
-    label_names: tuple[str, ...],
-    temperature: float,
     metrics: Mapping,
     card: str,
     storage: str = "float32",
@@ -87,12 +86,9 @@ def save_bundle(
     Args:
         folder: Where to write; an earlier bundle there is replaced once the new one is
             complete on disk.
-        model: Trained model.
+        predictor: The trained model behind its encoder.
         builder: Name under which `load` finds the builder.
         arguments: JSON-ready keyword arguments with which the builder made the model.
-        encoder: Turns texts into the model's inputs.
-        label_names: Class names, in the order of the logits.
-        temperature: Calibration temperature.
         metrics: JSON-ready metrics.
         card: Model card in Markdown.
         storage: `"float32"` is exact, `"float16"` halves the size, `"int8"` also stores
@@ -111,32 +107,41 @@ def save_bundle(
     spec = Bundle(
         builder=builder,
         arguments=dict(arguments),
-        labels=list(label_names),
-        temperature=float(temperature),
-        preprocessing=encoder.config,
+        labels=list(predictor.labels),
+        answer=predictor.answer_settings,
+        preprocessing=predictor.encoder.config,
         storage=storage,
+        task=_task(predictor),
     )
     files = {
         SPEC: to_json(asdict(spec)),
-        WEIGHTS: safetensors.numpy.save(pack(model, storage)),
-        TOKENIZER: encoder.tokenizer_json.encode(),
-        NGRAMS: safetensors.numpy.save({"hashes": encoder.known_hashes}),
+        WEIGHTS: safetensors.numpy.save(pack(predictor.model, storage)),
         METRICS: to_json(metrics),
         CARD: card.encode(),
+        **predictor.encoder.contents(),
     }
     folder = Path(folder).absolute()
     with replacing(folder) as partial:
         for name, content in files.items():
             (partial / name).write_bytes(content)
         if keras_copy:
-            _write_keras_copy(model, partial / KERAS_COPY)
+            _write_keras_copy(predictor.model, partial / KERAS_COPY)
         seal(partial)
     return folder
 
 
+def _task(predictor: Classifier | Regressor) -> str:
+    for task, (kind, answers) in TASKS.items():
+        if isinstance(predictor, answers) and isinstance(
+            predictor.encoder, ENCODERS[kind]
+        ):
+            return task
+    raise ValueError(f"no task for {type(predictor.encoder).__name__}")
+
+
 def load(
     path: str | Path, *, builders: Mapping[str, Callable] | None = None
-) -> Predictor:
+) -> Classifier | Regressor:
     """Load a bundle for prediction.
 
     Args:
@@ -144,7 +149,7 @@ def load(
         builders: Builders allowed besides `kerasdl.BUILDERS`, by name.
 
     Returns:
-        Predictor: texts in, labels and calibrated probabilities out.
+        Examples in, labels with calibrated probabilities or values with a range out.
 
     Raises:
         InputError: If anything about the bundle is missing, changed or does not fit.
@@ -152,17 +157,17 @@ def load(
     folder = find_bundle(path)
     spec = read_bundle(folder)
     builder = _find_builder(spec.builder, builders or {}, folder)
-    tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
-    encoder = TextEncoder.from_parts(
-        spec.preprocessing, tokenizer_json, _known_hashes(folder / NGRAMS)
-    )
+    kind, answers = TASKS[spec.task]
+    encoder = ENCODERS[kind].from_folder(spec.preprocessing, folder)
     model = _rebuild(builder, spec.arguments, folder)
     if model.output_shape[-1] not in _widths(len(spec.labels)):
         raise InputError(
             f"{folder / SPEC}: {len(spec.labels)} labels do not fit the model's "
             f"{model.output_shape[-1]} outputs; get the bundle again"
         )
-    return Predictor(model, encoder, spec.labels, spec.temperature)
+    if answers is Classifier:
+        return Classifier(model, encoder, spec.labels, **spec.answer)
+    return Regressor(model, encoder, **spec.answer)
 
 
 def find_bundle(path: str | Path) -> Path:
@@ -199,7 +204,7 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         InputError: If a file is missing or changed, or the spec is not valid.
     """
-    verify(folder, REQUIRED)
+    listed = verify(folder, REQUIRED)
     path = folder / SPEC
     fields = parse_json(path, path.read_bytes())
     version = fields.get("format")
@@ -210,20 +215,27 @@ def read_bundle(folder: Path) -> Bundle:
             f"{path}: made by a newer kerasdl (format {version}); upgrade kerasdl"
         )
     _check_spec(path, fields)
+    kind, _ = TASKS[fields["task"]]
+    if missing := sorted(set(ENCODERS[kind].files) - listed):
+        raise InputError(f"{folder} lists no {missing[0]}; get the bundle again")
     return Bundle(**fields)
 
 
 def _check_spec(path: Path, fields: dict) -> None:
+    task = fields.get("task")
+    if not isinstance(task, str) or task not in TASKS:
+        raise InputError(f"{path}: task={task!r} is not valid")
+    answers = TASKS[task][1]
     valid = {
+        "answer": answers.are_settings,
         "arguments": lambda value: isinstance(value, dict),
         "builder": lambda value: isinstance(value, str),
         "format": lambda value: value == FORMAT,
         "kerasdl": lambda value: isinstance(value, str),
-        "labels": _are_labels,
+        "labels": _are_labels if answers is Classifier else lambda value: value == [],
         "preprocessing": lambda value: isinstance(value, dict),
         "storage": lambda value: value in STORAGES,
-        "task": lambda value: value == TASK,
-        "temperature": _is_temperature,
+        "task": lambda value: value in TASKS,
     }
     if odd := sorted(set(valid) ^ set(fields)):
         raise InputError(f"{path}: the field {odd[0]!r} is missing or unknown")
@@ -237,25 +249,9 @@ def _are_labels(value) -> bool:
     return strings and len(set(value)) == len(value) >= 2
 
 
-def _is_temperature(value) -> bool:
-    return isinstance(value, (int, float)) and value > 0 and math.isfinite(value)
-
-
 def _widths(num_labels: int) -> set[int]:
-    """Widths of the logits that fit: one logit may stand for two classes."""
-    return {num_labels, 1} if num_labels == 2 else {num_labels}
-
-
-def _known_hashes(path: Path) -> np.ndarray:
-    """Read which n-grams count, once the header says that this is what is there."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as tables:
-            entry = tables.get_slice("hashes")
-            if entry.get_dtype() == "U32" and len(entry.get_shape()) == 1:
-                return tables.get_tensor("hashes")
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    raise InputError(f"{path} holds no table of n-grams; get the bundle again")
+    """Widths of the outputs that fit: one logit may stand for two classes."""
+    return {num_labels, 1} if num_labels in (0, 2) else {num_labels}
 
 
 def _find_builder(name: str, builders: Mapping, folder: Path) -> Callable:

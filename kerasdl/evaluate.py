@@ -1,7 +1,7 @@
-"""How good a classifier is, with intervals, and how far to trust its probabilities.
+"""How good a model is, with intervals, and how far to trust what it says.
 
 Everything works on NumPy arrays: logits or probabilities `(count, classes)` and integer
-labels `(count,)`.
+labels `(count,)`, or values `(count,)`.
 """
 
 # Predictors need only `softmax` and must start fast: SciPy and scikit-learn take over a
@@ -16,6 +16,7 @@ from kerasdl.errors import InputError
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 ECE_BINS = 15
+BOOTSTRAP_SAMPLES = 1000
 
 
 def two_logits(logits: np.ndarray) -> np.ndarray:
@@ -134,6 +135,85 @@ def classification_metrics(
             for label, *row in zip(label_names, *columns, strict=True)
         },
     }
+
+
+def metrics(
+    labels: np.ndarray, answers: np.ndarray, label_names: Sequence[str]
+) -> dict:
+    """Measure a model: by its probabilities where there are classes, or its values.
+
+    Args:
+        labels: True classes or values `(count,)`.
+        answers: Probabilities `(count, classes)`, or values `(count,)`.
+        label_names: Name of each class; empty for values.
+
+    Returns:
+        As `classification_metrics` or `regression_metrics`.
+    """
+    if label_names:
+        return classification_metrics(labels, answers, label_names)
+    return regression_metrics(labels, answers)
+
+
+def regression_metrics(values: np.ndarray, predicted: np.ndarray) -> dict:
+    """Measure a regressor.
+
+    Args:
+        values: True values `(count,)`.
+        predicted: Predicted values `(count,)`.
+
+    Returns:
+        Plain numbers, ready for JSON: `rmse` with its 95 % bootstrap interval
+        `rmse_low` to `rmse_high`, `mae`, `r2` (share of the variance explained, `None`
+        where all values are the same), `count`.
+
+    Raises:
+        InputError: If a prediction is not finite.
+    """
+    from scipy.stats import bootstrap
+    from sklearn.metrics import r2_score
+
+    if not np.isfinite(predicted).all():
+        raise InputError(
+            "The model's predictions are not finite, so it cannot be measured; "
+            "train it again with a lower learning rate."
+        )
+    errors = np.asarray(predicted, np.float64) - values
+    interval = bootstrap(
+        (errors**2,), np.mean, n_resamples=BOOTSTRAP_SAMPLES, rng=0, method="percentile"
+    ).confidence_interval
+    return {
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "rmse_low": float(np.sqrt(interval.low)),
+        "rmse_high": float(np.sqrt(interval.high)),
+        "mae": float(np.abs(errors).mean()),
+        "r2": float(r2_score(values, predicted)) if np.ptp(values) else None,
+        "count": len(values),
+    }
+
+
+def conformal_margin(errors: np.ndarray, coverage: float = 0.9) -> float:
+    """Find how far predictions must be trusted to err, from errors on held-out data.
+
+    Args:
+        errors: Predicted minus true values `(count,)`, of examples that the model was
+            not trained on.
+        coverage: Share of new examples whose error shall stay within the margin.
+
+    Returns:
+        The margin; the largest error where there are too few to promise more.
+
+    Example:
+        >>> conformal_margin(np.arange(-9.0, 11.0))
+        10.0
+
+    Reference:
+        [Distribution-Free Predictive Inference for
+        Regression](https://arxiv.org/abs/1604.04173), section 2.2.
+    """
+    ordered = np.sort(np.abs(errors))
+    rank = int(np.ceil(coverage * (len(ordered) + 1)))
+    return float(ordered[min(rank, len(ordered)) - 1])
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from kerasdl.data.text import (
 )
 from kerasdl.evaluate import two_logits
 from kerasdl.layers import Blend, NgramBag
-from kerasdl.predict import Predictor
+from kerasdl.predict import Classifier
 
 # Each token costs one pass through the model, so a long text is explained by its ends.
 MAX_TOKENS = 512
@@ -40,7 +40,7 @@ class Word:
     push: float
 
 
-def explain(predictor: Predictor, text: str, top: int = 10) -> list[Word]:
+def explain(predictor: Classifier, text: str, top: int = 10) -> list[Word]:
     """Find the words that weigh most in the prediction for a text.
 
     A word's push is what it adds to the calibrated log-odds of the predicted label. Of
@@ -69,7 +69,7 @@ def explain(predictor: Predictor, text: str, top: int = 10) -> list[Word]:
     )
     exact = _exact_pushes(predictor, ids)
     inputs = _occlude(encoder, ids, words, bag=exact is None)
-    logits = two_logits(predictor.encoded_logits(inputs))
+    logits = two_logits(predictor.encoded_outputs(inputs))
     odds = _log_odds(logits / predictor.temperature)
     pushes = odds[0] - odds[1:]
     if exact is not None:
@@ -86,7 +86,7 @@ def explain(predictor: Predictor, text: str, top: int = 10) -> list[Word]:
     return explained
 
 
-def _exact_pushes(predictor: Predictor, ids: np.ndarray) -> np.ndarray | None:
+def _exact_pushes(predictor: Classifier, ids: np.ndarray) -> np.ndarray | None:
     """Return each token's part in the second class's log-odds, `None` without a bag.
 
     Only with two classes are the log-odds a sum of what the n-grams add.

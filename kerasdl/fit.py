@@ -1,4 +1,4 @@
-"""Fit one model to labelled texts: split, encode, build, train, calibrate."""
+"""Fit one model to labelled examples: split, encode, build, train, calibrate."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -9,20 +9,16 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from kerasdl import backend, evaluate
-from kerasdl.bundle import Predictor
+from kerasdl import backend
 from kerasdl.callbacks import ProgressDisplay, StopOnSignal, standard_callbacks
 from kerasdl.data.batches import BatchSource, Ragged
-from kerasdl.data.sources import LabelledTexts, hold_out
-from kerasdl.data.text import TextEncoder
+from kerasdl.data.encoders import ENCODERS, Encoder
+from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.data.vectors import word_vectors
 from kerasdl.layers import Blend, NgramBag
+from kerasdl.predict import Classifier, Predictor, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
-
-# So few validation texts can all be right by luck: they may make the probabilities
-# more cautious, not bolder.
-FEWEST_FOR_CONFIDENCE = 50
 
 
 @dataclass(frozen=True)
@@ -30,40 +26,38 @@ class Fitted:
     """A trained model with what its bundle needs.
 
     Attributes:
-        model: The model, at its best epoch.
         arguments: The builder's arguments, those that the data decided included.
-        predictor: The model behind its encoder and temperature.
+        predictor: The model, at its best epoch, behind its encoder and calibrated.
         history: Logged quantity to its value after each epoch.
     """
 
-    model: keras.Model
     arguments: dict
-    predictor: Predictor
+    predictor: Classifier | Regressor
     history: dict[str, list[float]]
 
 
 def fit(
     recipe: Recipe,
     builder: Callable[..., keras.Model],
-    texts: LabelledTexts,
-    unlabelled: Sequence[str] = (),
+    data: Labelled,
+    unlabelled: Sequence = (),
     *,
     console: Console,
     stop: StopOnSignal | None = None,
     folder: Path | None = None,
 ) -> Fitted:
-    """Train a recipe's model on labelled texts.
+    """Train a recipe's model on labelled examples.
 
-    A stratified part of `texts` is kept for validation: it chooses the epoch, the
-    weights of the branches and the temperature of the probabilities. Where there are
-    unlabelled texts, a first model gives them soft labels, and a second one learns from
-    all texts (self-training, Scudder 1965; soft labels, Hinton et al. 2015).
+    A stratified part of `data` is kept for validation: it chooses the epoch, the
+    weights of the branches and how far to trust the answers. Where there are unlabelled
+    examples, a first model gives them soft labels, and a second one learns from all
+    examples (self-training, Scudder 1965; soft labels, Hinton et al. 2015).
 
     Args:
         recipe: How to train.
         builder: The recipe's builder.
-        texts: Training texts.
-        unlabelled: More texts of the same kind.
+        data: Training examples.
+        unlabelled: More examples of the same kind.
         console: Where progress is printed.
         stop: Ends the training early when a signal comes.
         folder: Where the history and the best checkpoint go; `None` writes nothing.
@@ -72,20 +66,18 @@ def fit(
         The trained model.
     """
     backend.set_seed(recipe.seed)
-    kept, validation = hold_out(texts, recipe.validation_fraction, seed=recipe.seed)
-    labels = kept.labels
+    kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
+    examples, labels = kept.examples, kept.labels
     if unlabelled:
-        teacher = fit(recipe, builder, texts, console=console, stop=stop, folder=folder)
+        teacher = fit(recipe, builder, data, console=console, stop=stop, folder=folder)
         if stop and stop.received:
             return teacher
-        guessed = teacher.predictor.probabilities(unlabelled)
-        labels = np.concatenate([np.eye(len(texts.label_names))[labels], guessed])
-    encoder, inputs = TextEncoder.fit_encode(
-        [*kept.texts, *unlabelled], **recipe.encoder
-    )
+        guessed = teacher.predictor.answers(unlabelled)
+        examples = [*examples, *unlabelled]
+        labels = np.concatenate([np.eye(len(data.label_names))[labels], guessed])
+    encoder, inputs = ENCODERS[recipe.kind].fit_encode(examples, **recipe.encoder)
     arguments = {
-        **_sizes(builder, encoder),
-        "num_classes": len(texts.label_names),
+        **_accepted(builder, {**encoder.sizes, **_outputs(data)}),
         **recipe.arguments,
     }
     steps = -(-len(labels) // recipe.batch_size)
@@ -97,26 +89,49 @@ def fit(
     )
     model = builder(**arguments, optimizer=recipe.optimizer, learning_rate=schedule)
     warm_start(model, recipe, inputs, labels)
-    targets = smoothed(labels, len(texts.label_names), recipe.label_smoothing)
+    answers = _answers(model, encoder, kept)
     history = _run_epochs(
         model,
         recipe,
-        BatchSource(inputs, targets, batch_size=recipe.batch_size, seed=recipe.seed),
         BatchSource(
-            encoder.encode(validation.texts), validation.labels, batch_size=256
+            inputs,
+            answers.targets(labels, smoothing=recipe.label_smoothing),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+        ),
+        BatchSource(
+            encoder.encode(validation.examples),
+            answers.targets(validation.labels),
+            batch_size=256,
         ),
         console=console,
         extra=[stop] if stop else [],
         folder=folder,
     )
-    predictor = Predictor(model, encoder, texts.label_names)
-    adapt_blend(predictor, validation)
-    temperature = evaluate.fit_temperature(
-        predictor.logits(validation.texts), validation.labels
-    )
-    few = len(validation) < FEWEST_FOR_CONFIDENCE
-    predictor.temperature = max(temperature, 1.0) if few else temperature
-    return Fitted(model, arguments, predictor, history)
+    adapt_blend(answers, validation)
+    answers.calibrate(validation.examples, validation.labels)
+    return Fitted(arguments, answers, history)
+
+
+def _outputs(data: Labelled) -> dict[str, int]:
+    """Return what the labels decide of a builder's arguments."""
+    if data.label_names:
+        return {"num_classes": len(data.label_names)}
+    return {"num_outputs": 1}
+
+
+def _accepted(builder: Callable[..., keras.Model], arguments: dict) -> dict:
+    """Return those of the arguments that the builder has."""
+    names = inspect.signature(builder).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+def _answers(
+    model: keras.Model, encoder: Encoder, data: Labelled
+) -> Classifier | Regressor:
+    if data.label_names:
+        return Classifier(model, encoder, data.label_names)
+    return Regressor(model, encoder, data.labels.mean(), data.labels.std())
 
 
 def warm_start(
@@ -144,7 +159,7 @@ def warm_start(
         embedding.set_weights([recipe.word_vectors * vectors])
 
 
-def adapt_blend(predictor: Predictor, validation: LabelledTexts) -> None:
+def adapt_blend(predictor: Predictor, validation: Labelled) -> None:
     """Weigh the branches of a model that has several, on texts it was not trained on.
 
     Args:
@@ -156,41 +171,9 @@ def adapt_blend(predictor: Predictor, validation: LabelledTexts) -> None:
             apart = keras.Model(
                 predictor.model.input, keras.ops.concatenate(layer.input, axis=-1)
             )
-            logits = Predictor(apart, predictor.encoder, ()).logits(validation.texts)
+            logits = Predictor(apart, predictor.encoder).outputs(validation.examples)
             shape = (len(logits), len(layer.branches), -1)
             layer.adapt(logits.reshape(shape), validation.labels)
-
-
-def smoothed(labels: np.ndarray, num_classes: int, smoothing: float) -> np.ndarray:
-    """Give a share of each label to all classes alike (Szegedy et al. 2016, section 7).
-
-    Args:
-        labels: Classes `(count,)`, or soft labels `(count, num_classes)`.
-        num_classes: Number of classes.
-        smoothing: The share; 0 returns the labels as they are.
-
-    Returns:
-        Soft labels `(count, num_classes)`, float32, unless `smoothing` is 0.
-
-    Example:
-        >>> smoothed(np.array([1]), 2, 0.1)
-        array([[0.05, 0.95]], dtype=float32)
-    """
-    if smoothing == 0:
-        return labels
-    shares = np.eye(num_classes)[labels] if labels.ndim == 1 else labels
-    return (shares * (1 - smoothing) + smoothing / num_classes).astype(np.float32)
-
-
-def _sizes(builder: Callable[..., keras.Model], encoder: TextEncoder) -> dict[str, int]:
-    """Return the builder's arguments that the encoder decides."""
-    sizes = {
-        "vocabulary_size": encoder.vocabulary_size,
-        "num_ngrams": encoder.num_ngrams,
-    }
-    return {
-        k: v for k, v in sizes.items() if k in inspect.signature(builder).parameters
-    }
 
 
 def _run_epochs(

@@ -60,17 +60,21 @@ def parse_json(path: Path, content: bytes) -> dict:
     return fields
 
 
-def verify(folder: Path, required: set[str]) -> None:
+def verify(folder: Path, required: set[str]) -> set[str]:
     """Check every file of a folder against its manifest.
 
     Args:
         folder: The folder.
         required: Files that the manifest must list.
 
+    Returns:
+        Names of all the files that it lists.
+
     Raises:
         InputError: If a file is missing or changed.
     """
-    for name, expected in _read_manifest(folder / MANIFEST, required).items():
+    listed = _read_manifest(folder / MANIFEST, required)
+    for name, expected in listed.items():
         path = folder / name
         if not _is_plain_file(path):
             raise InputError(
@@ -87,6 +91,7 @@ def verify(folder: Path, required: set[str]) -> None:
             raise InputError(
                 f"{path} was changed: its checksum is wrong; get the bundle again"
             )
+    return set(listed)
 
 
 def _read_manifest(path: Path, required: set[str]) -> dict[str, dict]:

@@ -1,45 +1,115 @@
-"""Texts in, labels and calibrated probabilities out."""
+"""Examples in, labels with calibrated probabilities, or values with a range, out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from kerasdl.backend import forward
-from kerasdl.data.batches import BatchSource, Ragged
-from kerasdl.data.text import TextEncoder
+from kerasdl.data.batches import BatchSource, Dense, Ragged
+from kerasdl.data.encoders import Encoder
 from kerasdl.errors import InputError
-from kerasdl.evaluate import softmax
+from kerasdl.evaluate import conformal_margin, fit_temperature, softmax
 
 BATCH_SIZE = 64
-# Texts are encoded a chunk at a time, so that memory does not grow with their number.
-TEXTS_PER_CHUNK = 4096
+# Examples are encoded a chunk at a time, so that memory does not grow with their
+# number.
+EXAMPLES_PER_CHUNK = 4096
+# So few validation examples can all be right by luck: they may make the probabilities
+# more cautious, not bolder.
+FEWEST_FOR_CONFIDENCE = 50
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one text.
+    """What a classifier says about one example.
 
     Attributes:
-        text: The text.
+        example: The example.
         label: Most probable label.
         probability: Calibrated probability of `label`.
         probabilities: Calibrated probability of every label.
     """
 
-    text: str
+    example: Any
     label: str
     probability: float
     probabilities: dict[str, float]
 
 
+@dataclass(frozen=True)
+class ValuePrediction:
+    """What a regressor says about one example.
+
+    Attributes:
+        example: The example.
+        value: Expected value.
+        low: Lower end of the range that holds the true value in 9 cases of 10.
+        high: Upper end of that range.
+    """
+
+    example: Any
+    value: float
+    low: float
+    high: float
+
+
 class Predictor:
-    """A trained text classifier, ready for texts.
+    """A trained model behind its encoder: examples in, raw outputs out.
+
+    Args:
+        model: The model.
+        encoder: Turns examples into the model's inputs.
+
+    Raises:
+        InputError: If the encoder does not make an input that the model needs.
+    """
+
+    def __init__(self, model: keras.Model, encoder: Encoder):
+        self.model = model
+        self.encoder = encoder
+        self._forward = forward(model)
+        needed = {tensor.name for tensor in keras.tree.flatten(model.input)}
+        if missing := sorted(needed - set(encoder.encode(encoder.no_examples))):
+            raise InputError(
+                f"the encoder does not make the model's input {missing[0]!r}"
+            )
+
+    def outputs(self, examples) -> np.ndarray:
+        """Return what the model itself says, `(count, units)` float32."""
+        examples = self.encoder.check(examples)
+        chunks = [
+            self.encoded_outputs(
+                self.encoder.encode(examples[start : start + EXAMPLES_PER_CHUNK])
+            )
+            for start in range(0, max(len(examples), 1), EXAMPLES_PER_CHUNK)
+        ]
+        return np.concatenate(chunks)
+
+    def encoded_outputs(self, inputs: Mapping[str, Ragged | Dense]) -> np.ndarray:
+        """Return the outputs `(count, units)` for examples that are encoded already."""
+        source = BatchSource(inputs, batch_size=BATCH_SIZE)
+        count = len(next(iter(inputs.values())))
+        outputs = np.zeros((count, self.model.output_shape[-1]), np.float32)
+        for rows in source.plan(0) if count else ():
+            # Few batch sizes, so that JAX compiles few programs.
+            padded = source.pad(np.resize(rows, _next_power_of_two(len(rows))))
+            batch = keras.tree.map_structure(
+                lambda tensor, padded=padded: padded[tensor.name], self.model.input
+            )
+            outputs[rows] = self._forward(batch)[: len(rows)]
+        return outputs
+
+
+class Classifier(Predictor):
+    """A trained classifier, ready for examples.
 
     Args:
         model: Model with one logit per label, or one logit for two labels.
-        encoder: Turns texts into the model's inputs.
+        encoder: Turns examples into the model's inputs.
         labels: Class names, in the order of the logits.
         temperature: Divides the logits, so that the probabilities are calibrated.
 
@@ -50,80 +120,176 @@ class Predictor:
     def __init__(
         self,
         model: keras.Model,
-        encoder: TextEncoder,
+        encoder: Encoder,
         labels: Sequence[str],
         temperature: float = 1.0,
     ):
-        self.model = model
-        self.encoder = encoder
+        super().__init__(model, encoder)
         self.labels = tuple(labels)
         self.temperature = temperature
-        self._forward = forward(model)
-        needed = {tensor.name for tensor in keras.tree.flatten(model.input)}
-        if missing := sorted(needed - set(encoder.encode([]))):
-            raise InputError(
-                f"the encoder does not make the model's input {missing[0]!r}"
-            )
 
-    def __call__(self, texts: Sequence[str] | str) -> list[Prediction]:
-        """Classify texts; a single string counts as one text.
+    @property
+    def answer_settings(self) -> dict[str, float]:
+        """What a bundle keeps besides model, encoder and labels."""
+        return {"temperature": float(self.temperature)}
+
+    @staticmethod
+    def are_settings(settings: Any) -> bool:
+        """Say whether these are such settings as `answer_settings` returns."""
+        return _are_numbers(settings, {"temperature"}) and settings["temperature"] > 0
+
+    def __call__(self, examples) -> list[Prediction]:
+        """Classify examples.
 
         Args:
-            texts: Any texts, empty ones included.
+            examples: What the encoder takes: texts (a single string counts as one
+                text), or rows of a table.
 
         Returns:
-            One prediction per text, in order.
+            One prediction per example, in order.
 
         Raises:
-            InputError: If an item is not a string.
+            InputError: If an example is not what the encoder takes.
         """
-        texts = _as_list(texts)
-        rows = self.probabilities(texts).tolist()
+        examples = self.encoder.check(examples)
+        rows = self.answers(examples).tolist()
         return [
-            self._prediction(text, row) for text, row in zip(texts, rows, strict=True)
+            self._prediction(example, row)
+            for example, row in zip(examples, rows, strict=True)
         ]
 
-    def probabilities(self, texts: Sequence[str] | str) -> np.ndarray:
+    def targets(self, labels: np.ndarray, *, smoothing: float = 0.0) -> np.ndarray:
+        """Turn labels into what the model is trained on.
+
+        Args:
+            labels: Classes `(count,)`, or soft labels `(count, classes)`.
+            smoothing: Share of each label given to all classes alike (Szegedy et al.
+                2016, section 7).
+
+        Returns:
+            The labels as they are, or smoothed ones `(count, classes)`, float32.
+        """
+        if smoothing == 0:
+            return labels
+        classes = len(self.labels)
+        shares = np.eye(classes)[labels] if labels.ndim == 1 else labels
+        return (shares * (1 - smoothing) + smoothing / classes).astype(np.float32)
+
+    def calibrate(self, examples, labels: np.ndarray) -> None:
+        """Set the temperature by examples that the model was not trained on.
+
+        Args:
+            examples: The examples.
+            labels: Their classes `(count,)`.
+        """
+        temperature = fit_temperature(self.outputs(examples), labels)
+        few = len(labels) < FEWEST_FOR_CONFIDENCE
+        self.temperature = max(temperature, 1.0) if few else temperature
+
+    def answers(self, examples) -> np.ndarray:
         """Return calibrated probabilities `(count, classes)`, float64."""
-        return softmax(self.logits(texts), self.temperature)
+        return softmax(self.outputs(examples), self.temperature)
 
-    def logits(self, texts: Sequence[str] | str) -> np.ndarray:
-        """Return the model's logits `(count, units)`, before calibration."""
-        texts = _as_list(texts)
-        chunks = [
-            self.encoded_logits(
-                self.encoder.encode(texts[start : start + TEXTS_PER_CHUNK])
-            )
-            for start in range(0, max(len(texts), 1), TEXTS_PER_CHUNK)
-        ]
-        return np.concatenate(chunks)
-
-    def encoded_logits(self, inputs: Mapping[str, Ragged]) -> np.ndarray:
-        """Return the logits `(count, units)` of texts that are already encoded."""
-        source = BatchSource(inputs, batch_size=BATCH_SIZE)
-        count = len(next(iter(inputs.values())))
-        logits = np.zeros((count, self.model.output_shape[-1]), np.float32)
-        for rows in source.plan(0) if count else ():
-            # Few batch sizes, so that JAX compiles few programs.
-            padded = source.pad(np.resize(rows, _next_power_of_two(len(rows))))
-            batch = keras.tree.map_structure(
-                lambda tensor, padded=padded: padded[tensor.name], self.model.input
-            )
-            logits[rows] = self._forward(batch)[: len(rows)]
-        return logits
-
-    def _prediction(self, text: str, row: list[float]) -> Prediction:
+    def _prediction(self, example, row: list[float]) -> Prediction:
         best = int(np.argmax(row))
         named = dict(zip(self.labels, row, strict=True))
-        return Prediction(text, self.labels[best], row[best], named)
+        return Prediction(example, self.labels[best], row[best], named)
 
 
-def _as_list(texts: Sequence[str] | str) -> list[str]:
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {i} is {type(text).__name__}; give strings")
-    return texts
+class Regressor(Predictor):
+    """A trained regressor, ready for examples.
+
+    Attributes:
+        labels: None: there are no classes.
+
+    Args:
+        model: Model with one output, in units of `scale` around `mean`.
+        encoder: Turns examples into the model's inputs.
+        mean: Value for an output of 0.
+        scale: What an output of 1 adds to it.
+        margin: The true value lies this near to the predicted one in 9 cases of 10.
+
+    Raises:
+        InputError: If the encoder does not make an input that the model needs.
+    """
+
+    labels = ()
+
+    def __init__(
+        self,
+        model: keras.Model,
+        encoder: Encoder,
+        mean: float = 0.0,
+        scale: float = 1.0,
+        margin: float = 0.0,
+    ):
+        super().__init__(model, encoder)
+        self.mean = mean
+        self.scale = scale
+        self.margin = margin
+
+    @property
+    def answer_settings(self) -> dict[str, float]:
+        """What a bundle keeps besides model and encoder."""
+        return {
+            "mean": float(self.mean),
+            "scale": float(self.scale),
+            "margin": float(self.margin),
+        }
+
+    @staticmethod
+    def are_settings(settings: Any) -> bool:
+        """Say whether these are such settings as `answer_settings` returns."""
+        return _are_numbers(settings, {"mean", "scale", "margin"})
+
+    def __call__(self, examples) -> list[ValuePrediction]:
+        """Predict the values of examples, one prediction each, in order.
+
+        Raises:
+            InputError: If an example is not what the encoder takes.
+        """
+        examples = self.encoder.check(examples)
+        return [
+            ValuePrediction(example, value, value - self.margin, value + self.margin)
+            for example, value in zip(
+                examples, self.answers(examples).tolist(), strict=True
+            )
+        ]
+
+    def targets(self, values: np.ndarray, *, smoothing: float = 0.0) -> np.ndarray:
+        """Turn values into what the model is trained on, `(count, 1)` float32.
+
+        Raises:
+            ValueError: If `smoothing` is not 0: only classes can be smoothed.
+        """
+        if smoothing:
+            raise ValueError(f"label_smoothing={smoothing}; values cannot be smoothed")
+        return ((values - self.mean) / self.scale).astype(np.float32)[:, None]
+
+    def calibrate(self, examples, values: np.ndarray) -> None:
+        """Set the margin by examples that the model was not trained on.
+
+        Args:
+            examples: The examples.
+            values: Their values `(count,)`.
+        """
+        self.margin = conformal_margin(self.answers(examples) - values)
+
+    def answers(self, examples) -> np.ndarray:
+        """Return predicted values `(count,)`, float64."""
+        outputs = self.outputs(examples)[:, 0].astype(np.float64)
+        return self.mean + self.scale * outputs
+
+
+def _are_numbers(settings: Any, names: set[str]) -> bool:
+    return (
+        isinstance(settings, dict)
+        and set(settings) == names
+        and all(
+            isinstance(value, (int, float)) and math.isfinite(value)
+            for value in settings.values()
+        )
+    )
 
 
 def _next_power_of_two(number: int) -> int:

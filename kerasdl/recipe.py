@@ -17,18 +17,21 @@ class Recipe:
 
     Attributes:
         build: A builder, or its name in `kerasdl.BUILDERS`.
+        kind: Kind of data, `"text"` or `"table"`.
         arguments: Arguments of the builder besides those that the data decide.
         data: `"auto"`, `"imdb"`, `"sample"` or the path of a folder or table.
-        data_options: Options of `kerasdl.data.sources.load_texts`.
-        encoder: Options of `kerasdl.data.text.TextEncoder.fit_encode`.
+        data_options: Options of `kerasdl.data.sources.load_texts` or
+            `kerasdl.data.rows.load_rows`.
+        encoder: Options of `fit_encode` of `kerasdl.data.text.TextEncoder` or
+            `kerasdl.data.rows.RowEncoder`.
         epochs: Passes over the training data, at most.
-        batch_size: Texts per optimizer step.
+        batch_size: Examples per optimizer step.
         optimizer: Name of a Keras optimizer.
         learning_rate: Highest learning rate.
         schedule: A name in `kerasdl.schedules.SCHEDULES`.
         warmup: Share of the steps in which a cosine schedule rises from zero.
         patience: Epochs without a better validation loss before the training stops.
-        unlabelled: Learn from the data's unlabelled texts, too: a first model gives
+        unlabelled: Learn from the data's unlabelled examples, too: a first model gives
             them soft labels.
         label_smoothing: Share of each label given to all classes alike.
         word_vectors: Length of the vectors, learnt from the training texts, from which
@@ -43,6 +46,7 @@ class Recipe:
     """
 
     build: "str | Callable[..., keras.Model]"
+    kind: str = "text"
     arguments: Mapping = field(default_factory=dict)
     data: str = "auto"
     data_options: Mapping = field(default_factory=dict)

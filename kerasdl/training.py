@@ -16,18 +16,19 @@ from kerasdl import evaluate, report
 from kerasdl.bundle import save_bundle
 from kerasdl.callbacks import StopOnSignal
 from kerasdl.checks import check_choice
-from kerasdl.data.sources import (
+from kerasdl.data.labelled import (
     FEWEST_EXAMPLES,
-    LabelledTexts,
+    Labelled,
     check_trainable,
     deal,
     hold_out,
-    load_texts,
 )
+from kerasdl.data.rows import load_rows
+from kerasdl.data.sources import load_texts
 from kerasdl.errors import InputError
 from kerasdl.explain import explain
 from kerasdl.fit import Fitted, fit
-from kerasdl.predict import Predictor
+from kerasdl.predict import Classifier, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.runs import (
     METRICS_FILE,
@@ -38,12 +39,17 @@ from kerasdl.runs import (
     write_json,
 )
 
+# What reads each kind of data.
+LOADERS = {"text": load_texts, "table": load_rows}
 # Data without a test split give up this share; where that would leave too few to
 # measure on, the metrics are cross-validated instead.
 TEST_FRACTION = 0.15
 FEWEST_FOR_TEST = 200
 FOLDS = 5
 NUM_SHOWN_ERRORS = 10
+# What one example of each kind of data is called.
+UNITS = {"text": "texts", "table": "rows"}
+UNKNOWN = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Run:
         recipe: What was asked for.
         metrics: What was measured, with the name of the set in `set`.
         history: Logged quantity to its value after each epoch.
-        predictor: The trained model, ready for texts.
+        predictor: The trained model, ready for examples.
         interrupted: Number of the signal that ended the training early, or `None`.
     """
 
@@ -63,7 +69,7 @@ class Run:
     recipe: Recipe
     metrics: dict
     history: dict[str, list[float]]
-    predictor: Predictor
+    predictor: Classifier | Regressor
     interrupted: int | None = None
 
 
@@ -99,7 +105,7 @@ def train(
     builder = _resolve(recipe.build)
     folder = Path(out) if out else default_folder(builder.__name__)
     check_folder(folder, overwrite=overwrite)
-    splits = load_texts(
+    splits = LOADERS[recipe.kind](
         recipe.data,
         notify=lambda line: console.print(line, highlight=False),
         unlabelled=recipe.unlabelled,
@@ -107,7 +113,9 @@ def train(
     )
     check_trainable(splits.train)
     if recipe.unlabelled and not splits.unlabelled:
-        raise InputError(f"{splits.train.name} has no unlabelled texts to learn from")
+        raise InputError(
+            f"{splits.train.name} has no unlabelled examples to learn from"
+        )
     training = _limit(splits.train, recipe)
     test, measured_on = splits.test, splits.test.name if splits.test else None
     if test is None and len(training) >= FEWEST_FOR_TEST:
@@ -133,22 +141,19 @@ def train(
             console.print("Interrupted: measuring and writing the best model so far.")
         if test is None:
             test = training
-            probabilities = _cross_validate(recipe, builder, training, folds, console)
+            answers = _cross_validate(recipe, builder, training, folds, console)
         else:
-            probabilities = fitted.predictor.probabilities(test.texts)
-        measured = evaluate.classification_metrics(
-            test.labels, probabilities, test.label_names
-        )
+            answers = fitted.predictor.answers(test.examples)
         metrics = {
             "set": measured_on,
-            **measured,
-            "temperature": fitted.predictor.temperature,
+            **evaluate.metrics(test.labels, answers, test.label_names),
+            **fitted.predictor.answer_settings,
             "seconds": round(time.perf_counter() - start, 1),
         }
         run = Run(
             folder, recipe, metrics, fitted.history, fitted.predictor, stop.received
         )
-        _write(run, builder.__name__, fitted, training, test, probabilities)
+        _write(run, builder.__name__, fitted, training, test, answers)
     return replace(run, interrupted=stop.received)
 
 
@@ -156,24 +161,21 @@ def _write(
     run: Run,
     builder: str,
     fitted: Fitted,
-    training: LabelledTexts,
-    test: LabelledTexts,
-    probabilities: np.ndarray,
+    training: Labelled,
+    test: Labelled,
+    answers: np.ndarray,
 ) -> None:
     facts = _facts(run, fitted, training)
     save_bundle(
         run.folder / "bundle",
-        model=fitted.model,
+        run.predictor,
         builder=builder,
         arguments=fitted.arguments,
-        encoder=fitted.predictor.encoder,
-        label_names=training.label_names,
-        temperature=fitted.predictor.temperature,
         metrics=run.metrics,
         card=_card(facts, run.metrics),
     )
     write_json(run.folder / METRICS_FILE, run.metrics)
-    _write_report(run, facts, test, probabilities)
+    _write_report(run, facts, test, answers)
 
 
 def _resolve(build: str | Callable[..., keras.Model]) -> Callable[..., keras.Model]:
@@ -183,7 +185,7 @@ def _resolve(build: str | Callable[..., keras.Model]) -> Callable[..., keras.Mod
     return kerasdl.BUILDERS[build]
 
 
-def _limit(texts: LabelledTexts, recipe: Recipe) -> LabelledTexts:
+def _limit(texts: Labelled, recipe: Recipe) -> Labelled:
     """Cut the training data down to the recipe's limit, class by class."""
     if recipe.max_examples is None or recipe.max_examples >= len(texts):
         return texts
@@ -196,7 +198,7 @@ def _limit(texts: LabelledTexts, recipe: Recipe) -> LabelledTexts:
     return texts.subset(np.sort(np.concatenate(rows)))
 
 
-def _rows_by_class(texts: LabelledTexts) -> list[np.ndarray]:
+def _rows_by_class(texts: Labelled) -> list[np.ndarray]:
     return [
         np.flatnonzero(texts.labels == label) for label in range(len(texts.label_names))
     ]
@@ -205,26 +207,29 @@ def _rows_by_class(texts: LabelledTexts) -> list[np.ndarray]:
 def _cross_validate(
     recipe: Recipe,
     builder: Callable[..., keras.Model],
-    texts: LabelledTexts,
+    data: Labelled,
     folds: list[np.ndarray],
     console: Console,
 ) -> np.ndarray:
-    """Predict every text by a model that has not seen it; return probabilities."""
-    probabilities = np.zeros((len(texts), len(texts.label_names)))
+    """Answer every example by a model that has not seen it."""
+    answers = [None] * len(data)
     for held in folds:
-        kept = np.setdiff1d(np.arange(len(texts)), held)
-        fitted = fit(recipe, builder, texts.subset(kept), console=console)
-        probabilities[held] = fitted.predictor.probabilities(texts.subset(held).texts)
-    return probabilities
+        kept = np.setdiff1d(np.arange(len(data)), held)
+        fitted = fit(recipe, builder, data.subset(kept), console=console)
+        found = fitted.predictor.answers(data.subset(held).examples)
+        for row, answer in zip(held, found, strict=True):
+            answers[row] = answer
+    return np.array(answers)
 
 
-def _facts(run: Run, fitted: Fitted, training: LabelledTexts) -> dict[str, str]:
+def _facts(run: Run, fitted: Fitted, training: Labelled) -> dict[str, str]:
     """Facts of the run as the report and the model card show them."""
+    model, unit = fitted.predictor.model, UNITS[run.recipe.kind]
     return {
-        "model": f"{fitted.model.name}, {fitted.model.count_params():,} parameters",
-        "training data": f"{training.name}, {len(training):,} texts",
+        "model": f"{model.name}, {model.count_params():,} parameters",
+        "training data": f"{training.name}, {len(training):,} {unit}",
         "data fingerprint": training.fingerprint[:16],
-        "measured on": f"{run.metrics['set']}, {run.metrics['count']:,} texts",
+        "measured on": f"{run.metrics['set']}, {run.metrics['count']:,} {unit}",
         "epochs": str(len(run.history.get("loss", ()))),
         "seed": str(run.recipe.seed),
         "duration": f"{run.metrics['seconds']:.0f} s",
@@ -239,33 +244,45 @@ def _card(facts: dict[str, str], metrics: dict) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""# Model card
 
-Text classifier trained by kerasdl. Accuracy {metrics["accuracy"]:.2%} (95 % interval
-{metrics["accuracy_low"]:.2%} to {metrics["accuracy_high"]:.2%}), log loss
-{metrics["log_loss"]:.4f}, expected calibration error {metrics["ece"]:.2%}, measured on
-{metrics["set"]}.
+Trained by kerasdl. {_measured(metrics)}, measured on {metrics["set"]}.
 
 | fact | value |
 |---|---|
 {rows}
 
-The probabilities are calibrated on a validation split of the training data. Expect less
-on texts that differ from these in topic, length or language.
+What it says about its own certainty is calibrated on a validation split of the training
+data. Expect less on examples that differ from these.
 """
 
 
+def _measured(metrics: dict) -> str:
+    if "accuracy" in metrics:
+        return (
+            f"Accuracy {metrics['accuracy']:.2%} (95 % interval "
+            f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}), log "
+            f"loss {metrics['log_loss']:.4f}, expected calibration error "
+            f"{metrics['ece']:.2%}"
+        )
+    return (
+        f"Root mean squared error {metrics['rmse']:.4g} (95 % interval "
+        f"{metrics['rmse_low']:.4g} to {metrics['rmse_high']:.4g}), mean absolute "
+        f"error {metrics['mae']:.4g}"
+    )
+
+
 def _write_report(
-    run: Run, facts: dict[str, str], test: LabelledTexts, probabilities: np.ndarray
+    run: Run, facts: dict[str, str], test: Labelled, answers: np.ndarray
 ) -> None:
-    worst = report.most_confident_errors(test.labels, probabilities, NUM_SHOWN_ERRORS)
+    worst = report.worst_errors(test.labels, answers, NUM_SHOWN_ERRORS)
     run_report = report.RunReport(
         title=f"{run.recipe.to_json()['build']} on {run.recipe.data}",
         summary=facts,
         metrics=run.metrics,
         history=run.history,
         labels=test.labels,
-        probabilities=probabilities,
+        answers=answers,
         label_names=test.label_names,
-        errors=[_error(run.predictor, test, probabilities, row) for row in worst],
+        errors=[_error(run, test, answers, row) for row in worst],
         notes=_notes(run),
     )
     report.write_report(run.folder / "report.html", run_report)
@@ -275,15 +292,33 @@ def _write_report(
 
 
 def _error(
-    predictor: Predictor, test: LabelledTexts, probabilities: np.ndarray, row: int
+    run: Run, test: Labelled, answers: np.ndarray, row: int
 ) -> report.ErrorExample:
-    predicted = int(probabilities[row].argmax())
+    (example,) = test.subset(np.array([row])).examples
+    if not test.label_names:
+        return report.ErrorExample(
+            text=_shown(example),
+            label=f"{test.labels[row]:.6g}",
+            predicted=f"{answers[row]:.6g}",
+        )
+    predicted = int(answers[row].argmax())
+    is_text = isinstance(example, str)
+    words = explain(run.predictor, example) if is_text else ()
     return report.ErrorExample(
-        text=test.texts[row],
+        text=_shown(example),
         label=test.label_names[test.labels[row]],
         predicted=test.label_names[predicted],
-        probability=float(probabilities[row, predicted]),
-        words=[(w.word, w.push) for w in explain(predictor, test.texts[row])],
+        probability=float(answers[row, predicted]),
+        words=[(word.word, word.push) for word in words],
+    )
+
+
+def _shown(example) -> str:
+    """Return an example as a text for people."""
+    if isinstance(example, str):
+        return example
+    return ", ".join(
+        f"{name} {UNKNOWN if cell is None else cell}" for name, cell in example.items()
     )
 
 

@@ -21,6 +21,7 @@ from kerasdl.bundle import find_bundle, load, read_bundle, save_bundle
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.manifest import seal
+from kerasdl.predict import Classifier
 from kerasdl.weights import pack_float
 
 TEXTS = [
@@ -44,7 +45,7 @@ save(sys.argv[2], predictor.model, predictor.encoder)
 for build in kerasdl.BUILDERS.values():  # as `load` does
     with keras.StatelessScope(initialize_variables=False):
         build(optimizer=None)
-print(json.dumps([predictor.probabilities(TEXTS).tolist(), sorted(sys.modules)]))
+print(json.dumps([predictor.answers(TEXTS).tolist(), sorted(sys.modules)]))
 """
 
 
@@ -73,13 +74,10 @@ def save(folder, model, encoder, **options):
     arguments = {"vocabulary_size": vocabulary_size, "width": width}
     return save_bundle(
         folder,
+        Classifier(model, encoder, LABELS, TEMPERATURE),
         **{
-            "model": model,
             "builder": "tiny",
             "arguments": arguments,
-            "encoder": encoder,
-            "label_names": LABELS,
-            "temperature": TEMPERATURE,
             "metrics": {"accuracy": 0.5},
             "card": "# Tiny\n",
             **options,
@@ -161,7 +159,7 @@ def test_round_trip_is_exact(original, model, encoder):
 def test_probabilities_follow_the_formula(original, model, encoder):
     w = values(model)
     for text, found in zip(
-        TEXTS, load(original, builders=allowed()).probabilities(TEXTS), strict=True
+        TEXTS, load(original, builders=allowed()).answers(TEXTS), strict=True
     ):
         ids = encoder.encode([text])["tokens"][0]
         mean = w["embedding/embeddings"][ids].sum(0) / max(len(ids), 1)
@@ -173,7 +171,7 @@ def test_probabilities_follow_the_formula(original, model, encoder):
 
 
 def test_same_probabilities_on_the_other_backends(original, tmp_path):
-    here = load(original, builders=allowed()).probabilities(TEXTS)
+    here = load(original, builders=allowed()).answers(TEXTS)
     others = [
         name
         for name in ("tensorflow", "jax", "torch")
@@ -264,9 +262,9 @@ def test_one_logit_serves_two_labels(tmp_path, encoder):
     arguments = {"num_classes": 1}
     folder = save(tmp_path / "b", model, encoder, arguments=arguments)
     predictor = load(folder, builders=allowed())
-    z = predictor.logits(TEXTS)[:, 0].astype(float)
+    z = predictor.outputs(TEXTS)[:, 0].astype(float)
     expected = 1 / (1 + np.exp(-z / TEMPERATURE))
-    np.testing.assert_allclose(predictor.probabilities(TEXTS)[:, 1], expected)
+    np.testing.assert_allclose(predictor.answers(TEXTS)[:, 1], expected)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -336,8 +334,9 @@ def test_manifest_must_list_what_is_read(folder):
         ({"labels": ["same", "same"]}, "labels="),
         ({"labels": ["a", "b", "c"]}, "3 labels do not fit the model's 2 outputs"),
         ({"labels": [1, 2]}, "labels="),
-        ({"temperature": 0}, "temperature=0"),
-        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"answer": {"temperature": 0}}, "answer="),
+        ({"answer": {"temperature": float("nan")}}, "answer="),
+        ({"answer": {}}, "answer="),
         ({"storage": "pickle"}, "storage='pickle'"),
         ({"arguments": [1]}, "arguments="),
         ({"surprise": 1}, "'surprise' is missing or unknown"),
@@ -365,7 +364,7 @@ def test_file_that_is_no_json_is_refused(folder, name, content):
 
 
 def test_tokenizer_that_is_none_is_refused(folder):
-    (folder / bundle.TOKENIZER).write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
     seal(folder)
     refused(folder, "tokenizer")
 
@@ -484,7 +483,7 @@ def test_find_bundle_takes_run_bundle_or_shipped_name(original, tmp_path, monkey
 def test_empty_texts_and_no_texts_have_defined_answers(original):
     predictor = load(original, builders=allowed())
     assert predictor([]) == []
-    assert predictor.probabilities([]).shape == (0, 2)
+    assert predictor.answers([]).shape == (0, 2)
     empty, blank = predictor(["", " \n\t "])
     assert np.isfinite(empty.probability)
     assert empty.probabilities == blank.probabilities
@@ -493,9 +492,9 @@ def test_empty_texts_and_no_texts_have_defined_answers(original):
 def test_prediction_is_the_most_probable_label(original):
     predictor = load(original, builders=allowed())
     (prediction,) = predictor("a good film")
-    probabilities = predictor.probabilities("a good film")[0]
+    probabilities = predictor.answers("a good film")[0]
     best = int(np.argmax(probabilities))
-    assert prediction.text == "a good film"
+    assert prediction.example == "a good film"
     assert prediction.label == LABELS[best]
     assert prediction.probability == probabilities[best]
     assert prediction.probabilities == dict(zip(LABELS, probabilities, strict=True))
@@ -507,8 +506,8 @@ def test_a_text_does_not_depend_on_its_batch(original):
     random = np.random.default_rng(3)
     words = ["good", "bad", "film", "not", "a", "zebra"]
     texts = [" ".join(random.choice(words, random.integers(0, 25))) for _ in range(150)]
-    together = predictor.probabilities(texts)
-    alone = np.concatenate([predictor.probabilities(text) for text in texts[::7]])
+    together = predictor.answers(texts)
+    alone = np.concatenate([predictor.answers(text) for text in texts[::7]])
     np.testing.assert_allclose(together[::7], alone, atol=1e-6, rtol=0)
 
 

@@ -8,7 +8,7 @@ from keras import layers, ops
 import kerasdl
 from kerasdl.data.text import TextEncoder
 from kerasdl.explain import explain, ngram_pushes
-from kerasdl.predict import Predictor
+from kerasdl.predict import Classifier
 
 TRAINING = ["a good film, didn't bore me", "a bad film", "the plot, the plot!!! 😀"]
 LABELS = ("bad", "middling", "good")
@@ -33,7 +33,7 @@ def make_predictor(units=3, **options):
     random = np.random.default_rng(0)
     for weight in model.weights:
         weight.assign(random.normal(0, 0.7, weight.shape))
-    return Predictor(model, encoder, LABELS[-max(units, 2) :], temperature=1.3)
+    return Classifier(model, encoder, LABELS[-max(units, 2) :], temperature=1.3)
 
 
 def log_odds(predictor, text, label):
@@ -142,7 +142,7 @@ def test_pushes_of_a_bag_are_exact(name):
             value.assign(np.zeros(value.shape))
         weight = 0.8
         model.get_layer("logits").weight.assign([weight, 0.5])
-    predictor = Predictor(model, encoder, ("bad", "good"), temperature=1.3)
+    predictor = Classifier(model, encoder, ("bad", "good"), temperature=1.3)
     text = "a good film, a bad plot!!!"
     label = predictor(text)[0].label
     pushes = [word.push for word in explain(predictor, text, top=99)]
@@ -164,7 +164,7 @@ def test_deep_words_and_exact_ngrams_add_up():
     for weight in model.weights:
         weight.assign(random.normal(0, 0.3, weight.shape))
     model.get_layer("logits").weight.assign([0.7, 0.6])
-    predictor = Predictor(model, encoder, ("bad", "good"))
+    predictor = Classifier(model, encoder, ("bad", "good"))
     text = "a good film"
     label = predictor(text)[0].label
     sign = 1 if label == "good" else -1
@@ -178,8 +178,10 @@ def test_deep_words_and_exact_ngrams_add_up():
     for word in explain(predictor, text):
         hidden = text[: word.start] + "zzz" + text[word.end :]
         deep = encoder.encode([hidden])["tokens"]
-        changed = predictor.encoded_logits({"tokens": deep, "ngrams": inputs["ngrams"]})
-        full = predictor.encoded_logits(inputs)
+        changed = predictor.encoded_outputs(
+            {"tokens": deep, "ngrams": inputs["ngrams"]}
+        )
+        full = predictor.encoded_outputs(inputs)
         fall = sign * np.diff(full - changed)[0, 0]
         (gram,) = encoder.encode([word.word])["ngrams"][0]
         part = 2 * 0.7 * bag.scale * ratio[gram] * kernel[gram] / norm

@@ -1,5 +1,6 @@
 """The page of a run: well-formed, escaped, self-contained, rendered by a browser."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ def make_report(classes=2, epochs=3, count=200, **changes):
         metrics=metrics | {"set": "the test split"},
         history={"loss": values, "val_loss": values, "learning_rate": values},
         labels=labels,
-        probabilities=probabilities,
+        answers=probabilities,
         label_names=names,
         errors=[
             report.ErrorExample("a fine, dull thing", "no", "yes", 0.9, [("fine", 1.0)])
@@ -122,8 +123,8 @@ def test_page_needs_nothing_from_outside(plain_page):
             assert value.startswith("#")
         if name == "style" and "url(" in value:
             assert "url(#" in value
-    assert "@import" not in report.STYLESHEET
-    assert "url(" not in report.STYLESHEET
+    assert "@import" not in report.style.STYLESHEET
+    assert "url(" not in report.style.STYLESHEET
 
 
 def test_everything_from_data_is_escaped(tmp_path):
@@ -142,8 +143,8 @@ def test_equal_reports_are_equal_bytes(tmp_path, plain_page):
 
 def test_colours_follow_the_scheme(plain_page):
     body = plain_page[plain_page.index("<body>") :]
-    assert not any(colour in body for colour in report.COLOURS.values())
-    defined = set(re.findall(r"--(\w+):", report.STYLESHEET))
+    assert not any(colour in body for colour in report.plots.COLOURS.values())
+    defined = set(re.findall(r"--(\w+):", report.style.STYLESHEET))
     assert set(re.findall(r"var\(--(\w+)\)", plain_page)) <= defined
     assert "prefers-color-scheme: dark" in plain_page
 
@@ -174,12 +175,12 @@ def test_no_history_saves_no_curves(tmp_path):
 def test_undefined_numbers_show_as_a_dash():
     made = make_report()
     metrics = made.metrics | {"roc_auc": None, "log_loss": float("nan")}
-    source = report._header(replace(made, metrics=metrics))
-    assert source.count(f"<dd>{report.UNKNOWN}</dd>") == 2
+    source = report.page._header(replace(made, metrics=metrics))
+    assert source.count(f"<dd>{report.page.UNKNOWN}</dd>") == 2
 
 
 def coloured(text, words):
-    return report._coloured(text, words)
+    return report.page._coloured(text, words)
 
 
 def marks(source):
@@ -212,7 +213,7 @@ def test_long_texts_are_cut_around_the_strongest_words():
     plain = re.sub(r"<.*?>", "", source)
     assert plain.startswith("… filler ")
     assert plain.endswith(" filler …")
-    assert 500 < len(plain) <= report.EXCERPT_CHARACTERS + 4
+    assert 500 < len(plain) <= report.page.EXCERPT_CHARACTERS + 4
 
 
 def test_the_excerpt_holds_the_most_push_a_search_can_find():
@@ -220,29 +221,29 @@ def test_the_excerpt_holds_the_most_push_a_search_can_find():
     text = "x" * 5000
     starts = np.sort(random.choice(4900, 40, replace=False))
     found = [(int(s), int(s) + 4, float(random.normal())) for s in starts]
-    start, end = report._excerpt(text, found)
+    start, end = report.page._excerpt(text, found)
 
     def push(low, high):
         return sum(abs(p) for left, right, p in found if low <= left and right <= high)
 
-    inner = report.EXCERPT_CHARACTERS * 3 // 4
-    assert end - start <= report.EXCERPT_CHARACTERS
+    inner = report.page.EXCERPT_CHARACTERS * 3 // 4
+    assert end - start <= report.page.EXCERPT_CHARACTERS
     assert push(start, end) >= max(push(s, s + inner) for s in range(5000 - inner))
 
 
 def test_a_long_text_without_words_keeps_its_start():
     assert coloured("word " * 400, []).startswith("word word")
-    assert len(coloured("y" * 10_000, [])) <= report.EXCERPT_CHARACTERS + 2
+    assert len(coloured("y" * 10_000, [])) <= report.page.EXCERPT_CHARACTERS + 2
     assert coloured("a<br />b<BR>c", []) == "a b c"
     assert "empty text" in coloured(" ", [])
 
 
-def test_most_confident_errors_come_first():
+def test_worst_errors_come_first():
     labels = np.array([0, 0, 1, 1, 0])
     positive = np.array([0.9, 0.2, 0.05, 0.8, 0.6])
     probabilities = np.stack([1 - positive, positive], axis=1)
-    assert report.most_confident_errors(labels, probabilities, 9).tolist() == [2, 0, 4]
-    assert report.most_confident_errors(labels, probabilities, 2).tolist() == [2, 0]
+    assert report.worst_errors(labels, probabilities, 9).tolist() == [2, 0, 4]
+    assert report.worst_errors(labels, probabilities, 2).tolist() == [2, 0]
 
 
 def test_plots_are_pictures(tmp_path):
@@ -255,10 +256,10 @@ def test_plots_are_pictures(tmp_path):
 
 def test_confusion_matrix_shows_the_counts():
     made = make_report(3)
-    figure = report.confusion_matrix(made.labels, made.probabilities, made.label_names)
+    figure = report.plots.confusion_matrix(made.labels, made.answers, made.label_names)
     (axes,) = figure.axes
     shown = [int(text.get_text().split("\n")[0]) for text in axes.texts]
-    counts = evaluate.confusion(made.labels, made.probabilities)
+    counts = evaluate.confusion(made.labels, made.answers)
     assert shown == counts.ravel().tolist()
     # The picture has row 0 on top: the true class reads downwards.
     assert axes.yaxis_inverted()
@@ -266,7 +267,7 @@ def test_confusion_matrix_shows_the_counts():
 
 def test_learning_curves_show_the_history():
     history = {"loss": [3.0, 2.0], "val_loss": [4.0, np.inf], "learning_rate": [1, 1]}
-    (axes,) = report.learning_curves(history).axes
+    (axes,) = report.plots.learning_curves(history).axes
     train, held_out = (line.get_ydata().tolist() for line in axes.lines)
     assert train == [3.0, 2.0]
     assert held_out[0] == 4.0
@@ -281,7 +282,7 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         report.write_report(page, make_report())
     assert list(tmp_path.iterdir()) == [page]

@@ -32,13 +32,13 @@ def test_shipped_bundles_are_whole_and_small(name):
 
 
 def test_plain_sentences_get_their_label(predictor):
-    found = {p.text: p.label for p in predictor(list(SENTENCES))}
+    found = {p.example: p.label for p in predictor(list(SENTENCES))}
     assert found == SENTENCES
 
 
 @pytest.mark.skipif(not is_prepared(), reason="IMDB is not prepared")
 def test_imdb_accuracy_is_the_measured_one(predictor):
     test = imdb().test.subset(range(0, 25000, 20))
-    right = predictor.probabilities(test.texts).argmax(axis=1) == test.labels
+    right = predictor.answers(test.examples).argmax(axis=1) == test.labels
     # Three standard errors of 1,250 reviews below the 92.0 % that is promised.
     assert right.mean() > 0.92 - 3 * (0.92 * 0.08 / 1250) ** 0.5

@@ -21,10 +21,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from kerasdl.data import imdb as imdb_module
 from kerasdl.data import sources
+from kerasdl.data.labelled import Labelled, check_trainable, hold_out
 from kerasdl.data.sources import (
-    LabelledTexts,
-    check_trainable,
-    hold_out,
     load_texts,
 )
 from kerasdl.errors import InputError
@@ -35,7 +33,7 @@ SNIPPETS = ROOT.parent / "shared" / "data" / "reviews_sample"
 
 
 def labelled(texts, labels, names=("a", "b")):
-    return LabelledTexts("data", list(texts), np.array(labels, np.int64), names)
+    return Labelled("data", list(texts), np.array(labels, np.int64), names)
 
 
 def write(path, content):
@@ -70,7 +68,7 @@ def test_fingerprint_tells_texts_labels_names_and_boundaries_apart():
 
 def test_subset_takes_rows_in_the_order_given():
     part = labelled(["x", "y", "z"], [0, 1, 1]).subset(np.array([2, 0]))
-    assert part.texts == ["z", "x"]
+    assert part.examples == ["z", "x"]
     assert part.labels.tolist() == [1, 0]
     assert len(part) == 2
 
@@ -87,7 +85,7 @@ def test_sample_has_two_balanced_classes_and_disjoint_splits():
         assert abs(part.labels.mean() - 0.5) < 0.01
     keys = [
         " ".join(text.casefold().split())
-        for text in splits.train.texts + splits.test.texts
+        for text in splits.train.examples + splits.test.examples
     ]
     assert len(set(keys)) == len(keys)
 
@@ -113,7 +111,7 @@ def test_sample_is_what_its_script_makes_and_its_labels_follow_the_scores():
     read = Counter(
         (split, part.label_names[label], text)
         for split, part in (("train", splits.train), ("test", splits.test))
-        for text, label in zip(part.texts, part.labels, strict=True)
+        for text, label in zip(part.examples, part.labels, strict=True)
     )
     assert made == read
     scores = {}
@@ -121,7 +119,7 @@ def test_sample_is_what_its_script_makes_and_its_labels_follow_the_scores():
     for line in source.read_text("utf-8").splitlines():
         _, score, text = line.split("\t")
         scores.setdefault(text, float(score))
-    for text, label in zip(splits.test.texts, splits.test.labels, strict=True):
+    for text, label in zip(splits.test.examples, splits.test.labels, strict=True):
         assert scores[text] >= 1 if label else scores[text] <= -1
 
 
@@ -135,7 +133,7 @@ def test_imdb_has_its_official_split():
     for part in (splits.train, splits.test):
         assert np.bincount(part.labels).tolist() == [12_500, 12_500]
         assert part.label_names == ("negative", "positive")
-    shared = set(splits.train.texts) & set(splits.test.texts)
+    shared = set(splits.train.examples) & set(splits.test.examples)
     assert len(shared) == 123  # counted independently, in ../shared/README.md
     assert splits.unlabelled == []
 
@@ -219,9 +217,9 @@ def tiny_imdb(tmp_path, monkeypatch):
 def test_prepared_imdb_is_read_in_both_of_its_formats(tiny_imdb, file_format):
     tiny_imdb(file_format)
     splits = load_texts("imdb", unlabelled=True)
-    assert splits.train.texts == ["good", "bad", "naïve"]
+    assert splits.train.examples == ["good", "bad", "naïve"]
     assert splits.train.labels.tolist() == [1, 0, 1]
-    assert splits.test.texts == ["so-so"]
+    assert splits.test.examples == ["so-so"]
     assert splits.unlabelled == ["what", ""]
 
 
@@ -302,9 +300,9 @@ def test_acl_imdb_layout(tmp_path):
     data = make_folder(tmp_path / "aclImdb", files)
     splits = load_texts(data, unlabelled=True)
     assert splits.train.label_names == ("neg", "pos")
-    assert splits.train.texts == ["bad", "fine", "good"]
+    assert splits.train.examples == ["bad", "fine", "good"]
     assert splits.train.labels.tolist() == [0, 1, 1]
-    assert splits.test.texts == ["dull", "great"]
+    assert splits.test.examples == ["dull", "great"]
     assert splits.test.name == "aclImdb test"
     assert splits.unlabelled == ["what"]
     assert load_texts(data).unlabelled == []
@@ -315,7 +313,7 @@ def test_class_folders_without_a_split_in_the_order_of_their_numbers(tmp_path):
     splits = load_texts(make_folder(tmp_path, files))
     assert splits.test is None
     assert splits.train.label_names == ("1", "9", "10")
-    assert splits.train.texts == ["1 a", "1 b", "9 a", "9 b", "10 a", "10 b"]
+    assert splits.train.examples == ["1 a", "1 b", "9 a", "9 b", "10 a", "10 b"]
 
 
 def test_links_that_loop_are_not_followed(tmp_path):
@@ -324,7 +322,7 @@ def test_links_that_loop_are_not_followed(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     texts = load_texts(str(tmp_path)).train
     assert texts.label_names == ("a", "b")
-    assert texts.texts == ["x", "y"]
+    assert texts.examples == ["x", "y"]
 
 
 def test_folders_that_are_refused(tmp_path):
@@ -344,8 +342,11 @@ def test_a_file_in_another_encoding_is_named_with_its_offset(tmp_path):
     assert str(tmp_path / "b" / "é.txt") in message
     assert "offset 3" in message
     assert "--encoding-errors" in message
-    assert load_texts(data, encoding="latin-1").train.texts == ["x", "café"]
-    assert load_texts(data, encoding_errors="replace").train.texts == ["x", "caf\ufffd"]
+    assert load_texts(data, encoding="latin-1").train.examples == ["x", "café"]
+    assert load_texts(data, encoding_errors="replace").train.examples == [
+        "x",
+        "caf\ufffd",
+    ]
 
 
 # Tables
@@ -372,7 +373,7 @@ def write_table(path, rows=ROWS, header=("Review", "Sentiment")):
 def test_every_format_gives_the_same_texts(tmp_path, suffix):
     texts = load_texts(write_table(tmp_path / f"reviews{suffix}")).train
     assert texts.name == f"reviews{suffix}"
-    assert texts.texts == [text for text, _ in ROWS]
+    assert texts.examples == [text for text, _ in ROWS]
     assert texts.label_names == ("neg", "pos")
     assert texts.labels.tolist() == [1, 0, 1]
 
@@ -394,7 +395,7 @@ def test_stars_are_classes_as_they_stand_or_two(tmp_path, suffix, kind):
 def test_columns_are_chosen_by_name_or_refused_with_a_list(tmp_path):
     data = write(tmp_path / "t.csv", "id,Body,Mood\n1,x,sad\n2,y,glad\n")
     texts = load_texts(data, text_column="Body", label_column="mood").train
-    assert texts.texts == ["x", "y"]
+    assert texts.examples == ["x", "y"]
     assert texts.label_names == ("glad", "sad")
     message = refusal(data, label_column="Mood")
     assert "--text-column" in message
@@ -472,16 +473,16 @@ def test_what_is_handled_rather_than_refused(tmp_path):
     long = "word " * 2_000_000
     rows = [("\ufeffx", "a"), ("   ", "b"), (long, "a")]
     data = write_table(tmp_path / "t.csv", rows, ("\ufefftext", "label"))
-    assert load_texts(data).train.texts == [text for text, _ in rows]
+    assert load_texts(data).train.examples == [text for text, _ in rows]
     data = write(tmp_path / "s.csv", "text;label\r\na, b;1\r\nc;2\r\n")
-    assert load_texts(data).train.texts == ["a, b", "c"]
+    assert load_texts(data).train.examples == ["a, b", "c"]
     data = write(tmp_path / "q.tsv", 'text\tlabel\n"so" he said\t1\n"open\t2\n')
-    assert load_texts(data).train.texts == ['"so" he said', '"open']
+    assert load_texts(data).train.examples == ['"so" he said', '"open']
     data = write(tmp_path / "w.csv", "text,label\nx,1\ny,2\n".encode("utf-16"))
-    assert load_texts(data, encoding="utf-16").train.texts == ["x", "y"]
+    assert load_texts(data, encoding="utf-16").train.examples == ["x", "y"]
     lines = '{"text": "a\\ud800", "label": true}\n{"text": null, "label": false}\n'
     texts = load_texts(write(tmp_path / "t.jsonl", lines)).train
-    assert texts.texts == ["a?", ""]
+    assert texts.examples == ["a?", ""]
     assert len(texts.fingerprint) == 64
 
 
@@ -538,9 +539,9 @@ def test_hold_out_is_stratified_and_repeats_by_seed():
     texts = labelled(map(str, range(1000)), labels, ("a", "b", "c"))
     kept, held = hold_out(texts, 0.15, seed=1)
     assert np.bincount(held.labels).tolist() == [105, 42, 3]
-    assert sorted(kept.texts + held.texts) == sorted(texts.texts)
+    assert sorted(kept.examples + held.examples) == sorted(texts.examples)
     for part in (kept, held):
-        assert all(labels[int(t)] == i for t, i in zip(part.texts, part.labels))  # noqa: B905
+        assert all(labels[int(t)] == i for t, i in zip(part.examples, part.labels))  # noqa: B905
     again = hold_out(texts, 0.15, seed=1)[1]
     assert again.fingerprint == held.fingerprint
     assert hold_out(texts, 0.15, seed=2)[1].fingerprint != held.fingerprint
@@ -552,7 +553,9 @@ def test_hold_out_keeps_copies_together_across_classes():
     texts = [f"Text  {n}" if i % 2 else f"text {n} " for i, n in enumerate(numbers)]
     data = labelled(texts, random.integers(2, size=400))
     kept, held = hold_out(data, 0.2, seed=0)
-    words = [{re.sub(r"\D", "", text) for text in part.texts} for part in (kept, held)]
+    words = [
+        {re.sub(r"\D", "", text) for text in part.examples} for part in (kept, held)
+    ]
     assert not words[0] & words[1]
     assert 60 <= len(held) <= 90
 
@@ -575,14 +578,14 @@ def test_hold_out_is_the_same_in_every_process():
     """A fingerprint taken once; Python's own hashes change from run to run."""
     texts = labelled((f"text {i}" for i in range(50)), [i % 2 for i in range(50)])
     held = hold_out(texts, 0.2, seed=7)[1]
-    digest = hashlib.sha256(" ".join(held.texts).encode()).hexdigest()
+    digest = hashlib.sha256(" ".join(held.examples).encode()).hexdigest()
     code = (
         "import hashlib, numpy as np\n"
-        "from kerasdl.data.sources import LabelledTexts, hold_out\n"
-        "texts = LabelledTexts('data', [f'text {i}' for i in range(50)],"
+        "from kerasdl.data.labelled import Labelled, hold_out\n"
+        "texts = Labelled('data', [f'text {i}' for i in range(50)],"
         " np.arange(50) % 2, ('a', 'b'))\n"
         "held = hold_out(texts, 0.2, seed=7)[1]\n"
-        "print(hashlib.sha256(' '.join(held.texts).encode()).hexdigest())\n"
+        "print(hashlib.sha256(' '.join(held.examples).encode()).hexdigest())\n"
         "import sys; assert not {'keras', 'tensorflow', 'pandas'} & set(sys.modules)\n"
     )
     run = subprocess.run(

@@ -143,15 +143,19 @@ def test_bag_holds_the_ngrams_of_enough_texts():
     np.testing.assert_array_equal(encoder.bag(row)[0], inputs["ngrams"][0])
 
 
+def write(encoder, folder):
+    for name, content in encoder.contents().items():
+        (folder / name).write_bytes(content)
+
+
 @pytest.mark.parametrize("level", ["word", "subword"])
 @pytest.mark.parametrize("orders", [(), (1, 2)])
-def test_parts_rebuild_the_encoder(level, orders):
+def test_files_rebuild_the_encoder(level, orders, tmp_path):
     encoder = TextEncoder.fit(
         TEXTS, level=level, vocabulary_size=300, ngram_orders=orders, max_tokens=7
     )
-    again = TextEncoder.from_parts(
-        encoder.config, encoder.tokenizer_json, encoder.known_hashes
-    )
+    write(encoder, tmp_path)
+    again = TextEncoder.from_folder(encoder.config, tmp_path)
     assert again.config == encoder.config
     assert again.num_ngrams == encoder.num_ngrams
     assert again.vocabulary_size == encoder.vocabulary_size
@@ -165,14 +169,14 @@ def test_parts_rebuild_the_encoder(level, orders):
 @pytest.mark.parametrize(
     "change", [{"ngram_orders": None}, {"depth": 3}, {"tokenizer": None}]
 )
-def test_parts_that_do_not_fit_are_refused(change):
+def test_files_that_do_not_fit_are_refused(change, tmp_path):
     encoder = TextEncoder.fit(TEXTS)
+    write(encoder, tmp_path)
     with pytest.raises(InputError, match="the tokenizer cannot be read"):
-        TextEncoder.from_parts(
-            encoder.config | change, encoder.tokenizer_json, encoder.known_hashes
-        )
+        TextEncoder.from_folder(encoder.config | change, tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="the tokenizer cannot be read"):
-        TextEncoder.from_parts(encoder.config, "{}", encoder.known_hashes)
+        TextEncoder.from_folder(encoder.config, tmp_path)
 
 
 def test_texts_do_not_depend_on_each_other_or_on_their_order():

@@ -11,10 +11,10 @@ from rich.console import Console
 
 import kerasdl
 from kerasdl import training
-from kerasdl.data.sources import LabelledTexts, deal, hold_out
+from kerasdl.data.labelled import Labelled, deal, hold_out
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
-from kerasdl.fit import fit, smoothed
+from kerasdl.fit import fit
 from kerasdl.recipe import Recipe
 
 ENCODER = {"max_tokens": 16, "min_count": 1}
@@ -45,11 +45,11 @@ def make_texts(count, classes=2, noise=0.0, seed=0):
         for label, row in zip(told, fillers, strict=True)
     ]
     names = tuple(f"class {i}" for i in range(classes))
-    return LabelledTexts("made up", texts, labels, names)
+    return Labelled("made up", texts, labels, names)
 
 
 def write_tsv(path, texts):
-    rows = [f"{t}\t{i}" for t, i in zip(texts.texts, texts.labels, strict=True)]
+    rows = [f"{t}\t{i}" for t, i in zip(texts.examples, texts.labels, strict=True)]
     path.write_text("\n".join(["text\tlabel", *rows]) + "\n")
     return str(path)
 
@@ -89,14 +89,14 @@ def test_a_run_holds_what_its_folder_holds(data, tmp_path):
     loaded = kerasdl.load(run.folder)
     texts = ["kind0 w1", "", "kind1"]
     np.testing.assert_allclose(
-        loaded.probabilities(texts), run.predictor.probabilities(texts), atol=1e-6
+        loaded.answers(texts), run.predictor.answers(texts), atol=1e-6
     )
 
 
 def test_metrics_are_those_of_the_texts_held_out(data, tmp_path):
     run = kerasdl.train(replace(NGRAM, data=data, seed=5), out=tmp_path / "run")
     _, test = hold_out(make_texts(240), training.TEST_FRACTION, seed=5)
-    predicted = run.predictor.probabilities(test.texts).argmax(axis=1)
+    predicted = run.predictor.answers(test.examples).argmax(axis=1)
     assert run.metrics["count"] == len(test) == 36
     assert run.metrics["accuracy"] == pytest.approx(np.mean(predicted == test.labels))
     assert run.metrics["set"] == "15% of data.tsv, held out by seed"
@@ -104,7 +104,7 @@ def test_metrics_are_those_of_the_texts_held_out(data, tmp_path):
 
 def test_a_given_test_split_is_what_is_measured(tmp_path):
     for split, count in (("train", 30), ("test", 8)):
-        for i, text in enumerate(make_texts(count, seed=count).texts):
+        for i, text in enumerate(make_texts(count, seed=count).examples):
             folder = tmp_path / "data" / split / ("neg", "pos")[i % 2]
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i}.txt").write_text(text)
@@ -132,14 +132,14 @@ def test_few_texts_are_cross_validated_by_models_that_have_not_seen_them(
     assert len(seen) == 6
     folds = deal(texts, 5, seed=0)
     for held, trained_on in zip(folds, seen[1:], strict=True):
-        assert not trained_on & {texts.texts[row] for row in held}
+        assert not trained_on & {texts.examples[row] for row in held}
 
 
 def test_folds_are_stratified_keep_copies_together_and_hold_every_row_once():
     texts = make_texts(33, classes=3)
-    copies = LabelledTexts(
+    copies = Labelled(
         "copies",
-        [*texts.texts, *(f" {text.upper()}" for text in texts.texts)],
+        [*texts.examples, *(f" {text.upper()}" for text in texts.examples)],
         np.tile(texts.labels, 2),
         texts.label_names,
     )
@@ -157,11 +157,11 @@ def test_folds_are_stratified_keep_copies_together_and_hold_every_row_once():
 
 def test_too_few_different_texts_for_folds_are_refused_by_name(tmp_path):
     texts = make_texts(12)
-    same = LabelledTexts("x", ["same", "other"] * 6, texts.labels, texts.label_names)
+    same = Labelled("x", ["same", "other"] * 6, texts.labels, texts.label_names)
     with pytest.raises(InputError, match="'class 0' has fewer than 3 different"):
         deal(same, 5, seed=0)
     data = write_tsv(tmp_path / "same.tsv", same)
-    with pytest.raises(InputError, match="different texts"):
+    with pytest.raises(InputError, match="different examples"):
         kerasdl.train(replace(NGRAM, data=data), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -171,10 +171,10 @@ def test_a_limit_keeps_shares_and_rare_classes():
     labels = many.labels.copy()
     labels[:5] = 2
     names = (*many.label_names, "rare")
-    texts = LabelledTexts("many", many.texts, labels, names)
+    texts = Labelled("many", many.examples, labels, names)
     limited = training._limit(texts, replace(NGRAM, max_examples=40))
     assert np.bincount(limited.labels).tolist() == [20, 20, 3]
-    assert set(limited.texts) <= set(texts.texts)
+    assert set(limited.examples) <= set(texts.examples)
     assert training._limit(texts, replace(NGRAM, max_examples=400)) is texts
 
 
@@ -187,7 +187,7 @@ def test_calibration_improves_or_keeps_the_log_loss_on_validation(build):
     predictor, rows = fitted.predictor, np.arange(len(validation))
 
     def log_loss():
-        probabilities = predictor.probabilities(validation.texts)
+        probabilities = predictor.answers(validation.examples)
         return -np.log(probabilities[rows, validation.labels]).mean()
 
     calibrated = log_loss()
@@ -206,19 +206,11 @@ def test_the_best_epoch_is_kept():
     _, validation = hold_out(make_texts(80, noise=0.3), 0.1, seed=0)
     predictor = fitted.predictor
     predictor.temperature = 1.0
-    probabilities = predictor.probabilities(validation.texts)
+    probabilities = predictor.answers(validation.examples)
     rows = np.arange(len(validation))
     loss = -np.log(probabilities[rows, validation.labels]).mean()
     assert len(fitted.history["val_loss"]) == 6
     assert loss == pytest.approx(min(fitted.history["val_loss"]), rel=1e-3)
-
-
-def test_smoothed_labels_keep_their_sum_and_their_place():
-    labels = np.array([2, 0, 1])
-    soft = smoothed(labels, 3, 0.3)
-    np.testing.assert_allclose(soft.sum(axis=1), 1, rtol=1e-6)
-    assert soft.argmax(axis=1).tolist() == labels.tolist()
-    assert soft.min() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

@@ -62,6 +62,36 @@ class Ragged:
         return padded
 
 
+@dataclass(frozen=True)
+class Dense:
+    """Arrays of one shape, which need no padding, behind the methods of `Ragged`.
+
+    Attributes:
+        values: All arrays, shape `(count, …)`.
+    """
+
+    values: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Zeros `(count,)`: no array is longer than another."""
+        return np.zeros(len(self.values), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[row]
+
+    def take(self, rows: np.ndarray) -> "Dense":
+        """Select arrays by index, in the given order."""
+        return Dense(self.values[rows])
+
+    def pad(self, width: int) -> np.ndarray:  # noqa: ARG002 - the signature of Ragged
+        """Return the arrays as they are."""
+        return self.values
+
+
 def padded_width(length: int) -> int:
     """Round a length up to the next of few widths, at most 1.5 times as long.
 
@@ -77,21 +107,21 @@ def padded_width(length: int) -> int:
 
 
 class BatchSource(keras.utils.PyDataset):
-    """Length-bucketed batches whose order is a pure function of `(seed, epoch)`.
+    """Batches, bucketed by length, whose order is a pure function of `(seed, epoch)`.
 
     Every example comes exactly once per epoch. Sequences are padded on the right with
     zeros, so that fused recurrent kernels apply.
 
     Args:
-        inputs: Model input name to sequences, all of the same count.
-        targets: Labels `(count,)`, or soft labels `(count, classes)`.
+        inputs: Model input name to sequences or arrays, all of the same count.
+        targets: Labels or values `(count,)`, or soft labels `(count, classes)`.
         batch_size: Examples per batch; the last batch may be smaller.
         seed: Shuffles each epoch differently; `None` keeps one order by length.
     """
 
     def __init__(
         self,
-        inputs: Mapping[str, Ragged],
+        inputs: Mapping[str, Ragged | Dense],
         targets: np.ndarray | None = None,
         *,
         batch_size: int = 64,
@@ -104,10 +134,8 @@ class BatchSource(keras.utils.PyDataset):
         self.seed = seed
         lengths = sum(ragged.lengths for ragged in self.inputs.values())
         self._count = len(lengths)
-        self._buckets = np.array_split(
-            np.argsort(lengths, kind="stable"),
-            max(min(NUM_BUCKETS, self._count // batch_size), 1),
-        )
+        most = min(NUM_BUCKETS, self._count // batch_size, len(np.unique(lengths)))
+        self._buckets = np.array_split(np.argsort(lengths, kind="stable"), max(most, 1))
         self._bucket_of = np.zeros(self._count, np.int64)
         for i, members in enumerate(self._buckets):
             self._bucket_of[members] = i
@@ -137,7 +165,7 @@ class BatchSource(keras.utils.PyDataset):
             batches = [batches[i] for i in random.permutation(len(batches))]
         return self._extremes_first(batches)
 
-    def _bucket_widths(self, ragged: Ragged) -> np.ndarray:
+    def _bucket_widths(self, ragged: Ragged | Dense) -> np.ndarray:
         """Return one padded width per bucket, never smaller than the one before."""
         lengths = ragged.lengths
         longest = [lengths[members].max(initial=0) for members in self._buckets]

@@ -1,23 +1,19 @@
 """Labelled texts from IMDB, the embedded sample, a folder or a table.
 
-Every source returns `TextSplits`, whatever it was read from.
+Every source returns `kerasdl.data.labelled.Splits`, whatever it was read from.
 """
 
 import difflib
-import hashlib
 import lzma
 import os
-import re
-import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from kerasdl.data.imdb import is_prepared, open_imdb, read_split, tfds_folder
+from kerasdl.data.labelled import Labelled, Splits, sorted_names
 from kerasdl.data.tables import (
     FORMATS,
     Table,
@@ -38,63 +34,7 @@ LABEL_COLUMNS = ("label", "sentiment", "stars", "rating", "class", "score", "tar
 MOST_CLASSES = 1000
 # With fewer classes than this, a small file may have as many classes as rows.
 FEW_CLASSES = 20
-FEWEST_EXAMPLES = 3
 UNLABELLED_FOLDER = "unsup"
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledTexts:
-    """Texts, each with the index of its class.
-
-    Attributes:
-        name: What was read, as metrics shall call it.
-        texts: The texts.
-        labels: Index into `label_names` of each text, int64, shape `(count,)`.
-        label_names: Names of the classes.
-    """
-
-    name: str
-    texts: list[str]
-    labels: np.ndarray
-    label_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of class names, labels and texts, in hexadecimal digits."""
-        digest = hashlib.sha256()
-        for text in (*self.label_names, "", *self.texts):
-            encoded = text.encode()
-            # With its length, so that moving a boundary between texts shows.
-            digest.update(struct.pack("<q", len(encoded)) + encoded)
-        digest.update(self.labels.astype("<i8").tobytes())
-        return digest.hexdigest()
-
-    def subset(self, rows: np.ndarray) -> "LabelledTexts":
-        """Return the examples with these indices, in this order."""
-        return LabelledTexts(
-            self.name,
-            [self.texts[row] for row in rows],
-            self.labels[rows],
-            self.label_names,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class TextSplits:
-    """A data set: its training part and, where it has them, the others.
-
-    Attributes:
-        train: Labelled texts; all of them where the data comes without a test split.
-        test: The official or given test split, or `None`.
-        unlabelled: Texts without labels, empty unless asked for.
-    """
-
-    train: LabelledTexts
-    test: LabelledTexts | None = None
-    unlabelled: list[str] = field(default_factory=list)
 
 
 def load_texts(
@@ -107,7 +47,7 @@ def load_texts(
     encoding_errors: str = "strict",
     unlabelled: bool = False,
     notify: Callable[[str], None] = print,
-) -> TextSplits:
+) -> Splits:
     """Load texts by name or from a path.
 
     Args:
@@ -183,7 +123,7 @@ def _not_found(data: str) -> str:
     return f"there is no data called {data!r}: {hint}"
 
 
-def sample() -> TextSplits:
+def sample() -> Splits:
     """Return the embedded sample: 9,171 movie-review snippets, two classes.
 
     Made by `benchmarks/make_reviews_sample.py`, split included.
@@ -194,7 +134,7 @@ def sample() -> TextSplits:
         for line in lzma.decompress(packed.read_bytes()).decode().splitlines()
     ]
     train, test = (
-        LabelledTexts(
+        Labelled(
             f"sample {split}",
             [text for where, _, text in rows if where == split],
             np.array(
@@ -204,10 +144,10 @@ def sample() -> TextSplits:
         )
         for split in ("train", "test")
     )
-    return TextSplits(train, test)
+    return Splits(train, test)
 
 
-def imdb(*, unlabelled: bool = False) -> TextSplits:
+def imdb(*, unlabelled: bool = False) -> Splits:
     """Return the Large Movie Review set (Maas et al. 2011) in its official split.
 
     It is downloaded, if need be, and decoded by `tensorflow_datasets`. Reading
@@ -221,11 +161,11 @@ def imdb(*, unlabelled: bool = False) -> TextSplits:
     """
     builder = open_imdb()
     train, test = (
-        LabelledTexts(f"IMDB {split}", *read_split(builder, split), POLARITY)
+        Labelled(f"IMDB {split}", *read_split(builder, split), POLARITY)
         for split in ("train", "test")
     )
     extra = read_split(builder, "unsupervised")[0] if unlabelled else []
-    return TextSplits(train, test, extra)
+    return Splits(train, test, extra)
 
 
 def folder(
@@ -234,7 +174,7 @@ def folder(
     encoding: str = "utf-8",
     encoding_errors: str = "strict",
     unlabelled: bool = False,
-) -> TextSplits:
+) -> Splits:
     """Read a folder of class folders of .txt files, one text a file.
 
     In aclImdb's layout the class folders stand in `train/` and `test/`; a class folder
@@ -261,9 +201,7 @@ def folder(
     def labelled(name: str, files: dict[str, list[Path]], names: tuple[str, ...]):
         counts = [len(files.get(label, [])) for label in names]
         texts = [text for label in names for text in read(files.get(label, []))]
-        return LabelledTexts(
-            name, texts, np.repeat(np.arange(len(names)), counts), names
-        )
+        return Labelled(name, texts, np.repeat(np.arange(len(names)), counts), names)
 
     with refuse_unreadable(path):
         split = bool(_class_folders(path / "train"))
@@ -272,7 +210,7 @@ def folder(
         test_files = _class_files(path / "test") if has_test else {}
     extra = train_files.pop(UNLABELLED_FOLDER, [])
     test_files.pop(UNLABELLED_FOLDER, None)
-    names = _sorted_names(train_files)
+    names = sorted_names(train_files)
     if len(names) < 2:
         found = f"only one class folder, {names[0]!r}" if names else "no class folders"
         raise InputError(
@@ -285,7 +223,7 @@ def folder(
             f"{', '.join(names)}); give both the same class folders"
         )
     title = path.resolve().name
-    return TextSplits(
+    return Splits(
         labelled(f"{title} train" if split else title, train_files, names),
         labelled(f"{title} test", test_files, names) if test_files else None,
         read(extra) if unlabelled else [],
@@ -335,7 +273,7 @@ def table(
     positive_from: int | None = None,
     encoding: str = "utf-8",
     encoding_errors: str = "strict",
-) -> TextSplits:
+) -> Splits:
     """Read a CSV, TSV, JSONL or Parquet file with a text and a label in each row.
 
     Labels that are whole numbers are classes as they stand, in the order of the
@@ -366,7 +304,7 @@ def table(
     if positive_from is not None:
         names, labels = POLARITY, _polarity(rows, labels, positive_from)
     else:
-        names = _sorted_names(labels)
+        names = sorted_names(labels)
     most = (
         MOST_CLASSES
         if len(names) <= FEW_CLASSES
@@ -380,7 +318,7 @@ def table(
         )
     index = {name: i for i, name in enumerate(names)}
     indices = np.array([index[label] for label in labels], np.int64)
-    return TextSplits(LabelledTexts(path.name, texts, indices, names))
+    return Splits(Labelled(path.name, texts, indices, names))
 
 
 def _polarity(rows: Table, labels: list[str], positive_from: float) -> list[str]:
@@ -394,117 +332,3 @@ def _polarity(rows: Table, labels: list[str], positive_from: float) -> list[str]
                 f"is {label!r}; leave the option out, or choose another --label-column"
             ) from error
     return polarity
-
-
-def _sorted_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the distinct labels, in the order of numbers where all are numbers."""
-    names = sorted(set(labels))
-    if all(re.fullmatch(r"-?[0-9]{1,19}", name) for name in names):
-        names.sort(key=int)
-    return tuple(names)
-
-
-def check_trainable(texts: LabelledTexts) -> None:
-    """Refuse training data with fewer than two classes or too few examples of one.
-
-    Raises:
-        InputError: Names the class and how many examples it has.
-    """
-    if len(texts.label_names) < 2:
-        only = ", ".join(map(repr, texts.label_names)) or "no class at all"
-        raise InputError(f"{texts.name} has {only} only; give two or more classes")
-    counts = np.bincount(texts.labels, minlength=len(texts.label_names))
-    for name, count in zip(texts.label_names, counts, strict=True):
-        if count < FEWEST_EXAMPLES:
-            raise InputError(
-                f"{texts.name}: class {name!r} has {count} "
-                f"example{'' if count == 1 else 's'}, and {FEWEST_EXAMPLES} are the "
-                "least; add some or remove the class"
-            )
-
-
-def hold_out(
-    texts: LabelledTexts, fraction: float, *, seed: int
-) -> tuple[LabelledTexts, LabelledTexts]:
-    """Set a fraction of every class aside.
-
-    Texts that differ only in case or white space stay on one side. Each class has at
-    least one example on each side.
-
-    Args:
-        texts: What to cut.
-        fraction: Share to hold out, above 0 and below 1.
-        seed: Chooses the examples.
-
-    Returns:
-        The examples kept and the examples held out, each in their former order.
-
-    Raises:
-        InputError: If a class has too few different texts.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    groups, classes = _groups_of_copies(texts)
-    random = np.random.default_rng(seed)
-    is_held = np.zeros(len(texts), bool)
-    for label in np.unique(texts.labels):
-        members = [
-            groups[i] for i in random.permutation(np.flatnonzero(classes == label))
-        ]
-        count = sum(map(len, members))
-        # Where every text is repeated, the least repeated one still fits.
-        least = min(map(len, members), default=0)
-        room = min(max(least, round(fraction * count)), count - 1)
-        for rows in members:
-            if len(rows) <= room:
-                is_held[rows] = True
-                room -= len(rows)
-    for label, name in enumerate(texts.label_names):
-        sides = is_held[texts.labels == label]
-        if len(sides) and (sides.all() or not sides.any()):
-            raise InputError(
-                f"{texts.name}: class {name!r} has too few different texts to hold "
-                "some out; add some"
-            )
-    kept = texts.subset(np.flatnonzero(~is_held))
-    held = texts.subset(np.flatnonzero(is_held))
-    return kept, held
-
-
-def deal(texts: LabelledTexts, most: int, *, seed: int) -> list[np.ndarray]:
-    """Deal every class out into folds for cross-validation, copies into the same one.
-
-    Args:
-        texts: What to deal out.
-        most: Largest number of folds; there are fewer where a class has fewer texts.
-        seed: Chooses the examples.
-
-    Returns:
-        The rows of each fold, ascending.
-
-    Raises:
-        InputError: If a class has fewer than `FEWEST_EXAMPLES` different texts.
-    """
-    groups, classes = _groups_of_copies(texts)
-    counts = np.bincount(classes, minlength=len(texts.label_names))
-    if counts.min() < FEWEST_EXAMPLES:
-        raise InputError(
-            f"{texts.name}: class {texts.label_names[counts.argmin()]!r} has fewer "
-            f"than {FEWEST_EXAMPLES} different texts; add some or remove the class"
-        )
-    folds = [[] for _ in range(min(most, counts.min()))]
-    random = np.random.default_rng(seed)
-    for label in np.unique(classes):
-        members = random.permutation(np.flatnonzero(classes == label))
-        for turn, group in enumerate(members):
-            folds[turn % len(folds)] += groups[group]
-    return [np.sort(rows) for rows in folds]
-
-
-def _groups_of_copies(texts: LabelledTexts) -> tuple[list[list[int]], np.ndarray]:
-    """Group rows whose texts differ in case or white space only, with their class."""
-    groups = {}
-    for row, text in enumerate(texts.texts):
-        groups.setdefault(" ".join(text.casefold().split()), []).append(row)
-    groups = list(groups.values())
-    return groups, texts.labels[[rows[0] for rows in groups]]

@@ -4,10 +4,14 @@ The words come from the `tokenizers` library (Rust, every backend, saved as JSON
 n-grams are hashed from word ids with NumPy, so that they need no list of strings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -64,6 +68,9 @@ class TextEncoder:
     known_hashes: np.ndarray = field(
         default_factory=lambda: np.zeros(0, np.uint32), repr=False
     )
+
+    files: ClassVar = ("tokenizer.json", "ngrams.safetensors")
+    no_examples: ClassVar = ()
 
     @classmethod
     def fit(cls, texts: Sequence[str], **options) -> "TextEncoder":
@@ -126,22 +133,34 @@ class TextEncoder:
         return encoder, encoder._keep_known(inputs)
 
     @classmethod
-    def from_parts(
-        cls, config: dict, tokenizer_json: str, known_hashes: np.ndarray
-    ) -> "TextEncoder":
-        """Rebuild an encoder from its parts.
+    def from_folder(cls, config: Mapping, folder: Path) -> "TextEncoder":
+        """Rebuild an encoder from its settings and the files of a bundle.
 
         Raises:
-            InputError: If the parts do not make an encoder.
+            InputError: If they do not make an encoder.
         """
+        tokenizer, ngrams = (folder / name for name in cls.files)
+        known_hashes = _read_hashes(ngrams)
         try:
             if not np.all(known_hashes[1:] > known_hashes[:-1]):
                 raise ValueError("its n-grams are out of order")
-            options = {**config, "ngram_orders": tuple(config["ngram_orders"])}
-            tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-            return cls(tokenizer=tokenizer, known_hashes=known_hashes, **options)
+            return cls(
+                tokenizer=tokenizers.Tokenizer.from_str(
+                    tokenizer.read_text(encoding="utf-8")
+                ),
+                known_hashes=known_hashes,
+                **{**config, "ngram_orders": tuple(config["ngram_orders"])},
+            )
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer cannot be read: {error}") from error
+
+    def contents(self) -> dict[str, bytes]:
+        """Return the content of each of `files`."""
+        tokenizer, ngrams = self.files
+        return {
+            tokenizer: self.tokenizer.to_str().encode(),
+            ngrams: safetensors.numpy.save({"hashes": self.known_hashes}),
+        }
 
     @property
     def config(self) -> dict:
@@ -153,14 +172,29 @@ class TextEncoder:
         }
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Arguments of a builder that the texts decide."""
+        return {
+            "vocabulary_size": self.vocabulary_size,
+            "num_ngrams": self.num_ngrams,
+        }
+
+    def check(self, examples: Sequence[str] | str) -> list[str]:
+        """Return texts as a list; a single string counts as one text.
+
+        Raises:
+            InputError: If an item is not a string.
+        """
+        texts = [examples] if isinstance(examples, str) else list(examples)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {i} is {type(text).__name__}; give strings")
+        return texts
+
+    @property
     def num_ngrams(self) -> int:
         """Number of n-gram ids, padding included."""
         return len(self.known_hashes) + 1
-
-    @property
-    def tokenizer_json(self) -> str:
-        """The tokenizer as JSON text."""
-        return self.tokenizer.to_str()
 
     @property
     def vocabulary_size(self) -> int:
@@ -337,3 +371,15 @@ def _normalizer():
             normalizers.Lowercase(),
         ]
     )
+
+
+def _read_hashes(path: Path) -> np.ndarray:
+    """Read which n-grams count, once the header says that this is what is there."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as tables:
+            entry = tables.get_slice("hashes")
+            if entry.get_dtype() == "U32" and len(entry.get_shape()) == 1:
+                return tables.get_tensor("hashes")
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    raise InputError(f"{path} holds no table of n-grams; get the bundle again")

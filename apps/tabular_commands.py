@@ -1,0 +1,188 @@
+"""`kerasdl tabular train | evaluate | predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kerasdl.checks import check_choice
+from kerasdl.errors import InputError
+from kerasdl_apps import tabular
+from kerasdl_apps.options import (
+    Backend,
+    BatchSize,
+    CsvFile,
+    Encoding,
+    EncodingErrors,
+    Epochs,
+    Json,
+    LearningRate,
+    Overwrite,
+    Quick,
+    RunFolder,
+    Seed,
+    TrainedBundle,
+    check_writable,
+    console,
+    load_backend,
+    measured,
+    print_json,
+    print_line,
+    summary,
+    write_csv,
+)
+
+app = typer.Typer(help="Classes or values from tables.", rich_markup_mode=None)
+
+TASKS = ("classification", "regression")
+Data = Annotated[str, typer.Option(help="A table in CSV, TSV, JSONL or Parquet.")]
+Target = Annotated[str, typer.Option(help="Column to predict.")]
+
+
+def _check_task(task: str | None) -> str | None:
+    if task is not None:
+        try:
+            check_choice("task", task, TASKS)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    return task
+
+
+@app.command()
+def train(
+    *,
+    data: Data,
+    target: Target,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="classification or regression; by the target if omitted.",
+            callback=_check_task,
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Column to leave out; may be repeated.")
+    ] = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of codes, not amounts; may be repeated."),
+    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = 0,
+    out: RunFolder = None,
+    quick: Quick = False,
+    overwrite: Overwrite = False,
+    encoding: Encoding = "utf-8",
+    encoding_errors: EncodingErrors = "strict",
+    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+    as_json: Json = False,
+) -> int:
+    """Train a classifier or regressor; write a report and a bundle."""
+    chosen = tabular.recipe(
+        data,
+        target,
+        quick=quick,
+        task=task,
+        drop=drop or (),
+        categorical=categorical or (),
+        encoding=encoding,
+        encoding_errors=encoding_errors,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    load_backend()
+    from kerasdl import train as run_recipe
+    from kerasdl.runs import default_folder
+
+    run = run_recipe(
+        chosen,
+        out=out or default_folder("tabular"),
+        overwrite=overwrite,
+        console=console(),
+    )
+    if as_json:
+        print_json({"run": str(run.folder), **run.metrics})
+    else:
+        print_line(summary(run, "tabular", "--data FILE"))
+    return 128 + run.interrupted if run.interrupted else 0
+
+
+@app.command()
+def evaluate(
+    bundle: TrainedBundle,
+    *,
+    data: Data,
+    target: Target,
+    encoding: Encoding = "utf-8",
+    encoding_errors: EncodingErrors = "strict",
+    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on a table with the true target."""
+    load_backend()
+    metrics = tabular.evaluate(
+        bundle, data, target, encoding=encoding, encoding_errors=encoding_errors
+    )
+    if as_json:
+        print_json(metrics)
+    else:
+        print_line(measured(metrics))
+
+
+@app.command()
+def predict(
+    *,
+    bundle: Annotated[str, typer.Option(help="Run folder or bundle folder.")],
+    data: Data,
+    out: CsvFile = None,
+    encoding: Encoding = "utf-8",
+    encoding_errors: EncodingErrors = "strict",
+    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+    as_json: Json = False,
+) -> None:
+    """Predict every row of a table."""
+    from kerasdl.data.rows import Columns
+    from kerasdl.data.tables import read_table
+
+    if out:
+        check_writable(out)
+    table = read_table(Path(data), encoding=encoding, encoding_errors=encoding_errors)
+    load_backend()
+    from kerasdl.bundle import load
+
+    rows = Columns.of({name: table.column(name) for name in table.names})
+    answers = [_answer(prediction) for prediction in load(bundle)(rows)]
+    examples = list(rows)
+    if out:
+        write_csv(
+            out,
+            [
+                {**example, **{f"predicted_{name}": v for name, v in answer.items()}}
+                for example, answer in zip(examples, answers, strict=True)
+            ],
+        )
+    if as_json:
+        print_json(
+            [
+                {"row": example, **answer}
+                for example, answer in zip(examples, answers, strict=True)
+            ]
+        )
+    elif not out:
+        for answer in answers:
+            print_line("\t".join(map(_shown, answer.values())))
+
+
+def _answer(prediction) -> dict:
+    names = ("label", "probability", "value", "low", "high")
+    return {
+        name: getattr(prediction, name) for name in names if hasattr(prediction, name)
+    }
+
+
+def _shown(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
