@@ -9,11 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from kerasdl._version import __version__
 
 _BUILDER_MODULES = {
+    "alexnet": "kerasdl.models.alexnet",
+    "cnn": "kerasdl.models.cnn",
+    "densenet": "kerasdl.models.densenet",
+    "efficientnet": "kerasdl.models.efficientnet",
+    "inception": "kerasdl.models.inception",
+    "lenet5": "kerasdl.models.lenet",
     "lstm_sentiment": "kerasdl.models.text",
+    "mlp": "kerasdl.models.mlp",
     "ngram_classifier": "kerasdl.models.ngram",
+    "resnet": "kerasdl.models.resnet",
+    "rnn": "kerasdl.models.rnn",
     "sentiment": "kerasdl.models.sentiment",
     "text_cnn": "kerasdl.models.text",
     "transformer_classifier": "kerasdl.models.transformer",
+    "vgg": "kerasdl.models.vgg",
+    "vit": "kerasdl.models.vit",
 }
 _MODULES = {
     **_BUILDER_MODULES,
@@ -21,6 +32,7 @@ _MODULES = {
     "Recipe": "kerasdl.recipe",
     "Run": "kerasdl.training",
     "load": "kerasdl.bundle",
+    "load_torch_weights": "kerasdl.torch_weights",
     "standard_callbacks": "kerasdl.callbacks",
     "train": "kerasdl.training",
 }

@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from kerasdl.initializers import HeNormal
 from kerasdl.layers import WordDropout
 
 # Width in words of the convolution before steps are merged.
@@ -120,6 +121,31 @@ def classify(x, num_classes, *, dropout, head="softmax"):
     return layers.Dense(units, dtype="float32", name="logits")(x)
 
 
+def classify_flat(x, num_classes, *, hidden_units, dropout):
+    """End a classifier: dense layers read the flattened image, then float32 logits.
+
+    Args:
+        x: Images `(batch, height, width, channels)`.
+        num_classes: Number of classes.
+        hidden_units: Size of each dense layer before the logits.
+        dropout: Drop rate after each of them.
+
+    Returns:
+        Logits `(batch, num_classes)`.
+    """
+    x = layers.Flatten(name="flatten")(x)
+    for i, units in enumerate(hidden_units, start=1):
+        if i > 1:
+            x = layers.Dropout(dropout, name=f"dropout{i - 1}")(x)
+        x = layers.Dense(
+            units,
+            activation="relu",
+            kernel_initializer=HeNormal(),
+            name=f"dense{i}",
+        )(x)
+    return classify(x, num_classes, dropout=dropout)
+
+
 def tokens_input() -> keras.KerasTensor:
     """Return the model input `tokens`, `(batch, length)` int32 with any length."""
     return keras.Input((None,), dtype="int32", name="tokens")
@@ -135,8 +161,18 @@ def image_input(input_shape: tuple[int, int, int]) -> keras.KerasTensor:
     return keras.Input(tuple(input_shape), name="image")
 
 
-def conv(x, filters, kernel_size, *, strides=1, groups=1, bias=False, name):
-    """Convolve an image with symmetric padding, He-normal weights by fan-out.
+def conv(
+    x,
+    filters,
+    kernel_size,
+    *,
+    strides=1,
+    groups=1,
+    bias=False,
+    mode="fan_out",
+    name,
+):
+    """Convolve an image with symmetric padding and He-normal weights.
 
     Keras's "same" pads the far side only where the stride skips pixels; published
     weights expect half a kernel on each side.
@@ -148,6 +184,8 @@ def conv(x, filters, kernel_size, *, strides=1, groups=1, bias=False, name):
         strides: Step of the kernel, in pixels.
         groups: Groups of channels that are convolved apart.
         bias: Whether to add a bias.
+        mode: `"fan_out"` keeps the scale of the gradients, `"fan_in"` that of the
+            features, which matters where no norm follows (He et al. 2015, section 2.2).
         name: Name of the layer.
 
     Returns:
@@ -165,12 +203,12 @@ def conv(x, filters, kernel_size, *, strides=1, groups=1, bias=False, name):
         padding,
         groups=groups,
         use_bias=bias,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "normal"),
+        kernel_initializer=HeNormal(mode),
         name=name,
     )(x)
 
 
-def batch_norm(x, *, name, zero=False):
+def batch_norm(x, *, name, zero=False, epsilon=NORM_EPSILON, momentum=NORM_MOMENTUM):
     """Normalise over the batch as torchvision does, with or without an initial zero.
 
     Args:
@@ -178,13 +216,15 @@ def batch_norm(x, *, name, zero=False):
         name: Name of the layer.
         zero: Start with a scale of zero, so that a residual unit starts as identity
             (Goyal et al. 2017, section 5.1).
+        epsilon: Added to the variance.
+        momentum: Share of the moving statistics that a step keeps.
 
     Returns:
         Images of the same shape.
     """
     return layers.BatchNormalization(
-        momentum=NORM_MOMENTUM,
-        epsilon=NORM_EPSILON,
+        momentum=momentum,
+        epsilon=epsilon,
         gamma_initializer="zeros" if zero else "ones",
         name=name,
     )(x)

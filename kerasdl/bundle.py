@@ -8,7 +8,7 @@ refuses with one clear sentence.
 import difflib
 import importlib.resources
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,8 +20,10 @@ import safetensors.numpy
 
 from kerasdl import BUILDERS
 from kerasdl._version import __version__
+from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.encoders import ENCODERS
 from kerasdl.errors import InputError
+from kerasdl.layers import GridPositions, resize_positions
 from kerasdl.manifest import MANIFEST, parse_json, replacing, seal, to_json, verify
 from kerasdl.predict import Classifier, Regressor
 from kerasdl.weights import STORAGES, check_weights, pack, unpack
@@ -29,6 +31,8 @@ from kerasdl.weights import STORAGES, check_weights, pack, unpack
 FORMAT = 1
 # What the model does, and so which encoder stands before it and who answers.
 TASKS = {
+    "array-classification": ("array", Classifier),
+    "array-regression": ("array", Regressor),
     "text-classification": ("text", Classifier),
     "table-classification": ("table", Classifier),
     "table-regression": ("table", Regressor),
@@ -140,13 +144,18 @@ def _task(predictor: Classifier | Regressor) -> str:
 
 
 def load(
-    path: str | Path, *, builders: Mapping[str, Callable] | None = None
+    path: str | Path,
+    *,
+    builders: Mapping[str, Callable] | None = None,
+    input_shape: Sequence[int] | None = None,
 ) -> Classifier | Regressor:
     """Load a bundle for prediction.
 
     Args:
         path: Run folder, bundle folder, or name of a shipped bundle.
         builders: Builders allowed besides `kerasdl.BUILDERS`, by name.
+        input_shape: Shape of the examples to come, where it is not that of training:
+            positions in a grid are interpolated. For bundles that take arrays.
 
     Returns:
         Examples in, labels with calibrated probabilities or values with a range out.
@@ -159,12 +168,15 @@ def load(
     builder = _find_builder(spec.builder, builders or {}, folder)
     kind, answers = TASKS[spec.task]
     encoder = ENCODERS[kind].from_folder(spec.preprocessing, folder)
-    model = _rebuild(builder, spec.arguments, folder)
-    if model.output_shape[-1] not in _widths(len(spec.labels)):
-        raise InputError(
-            f"{folder / SPEC}: {len(spec.labels)} labels do not fit the model's "
-            f"{model.output_shape[-1]} outputs; get the bundle again"
-        )
+    arguments = spec.arguments
+    if input_shape is not None:
+        if not isinstance(encoder, ArrayEncoder):
+            raise InputError(f"{folder} takes no arrays, so it has no input_shape")
+        arguments = {**arguments, "input_shape": tuple(input_shape)}
+        encoder = encoder.resized(input_shape)
+    model = _rebuild(builder, arguments, folder, resize=input_shape is not None)
+    if answers is Classifier:
+        _check_outputs(model, spec.labels, folder)
     if answers is Classifier:
         return Classifier(model, encoder, spec.labels, **spec.answer)
     return Regressor(model, encoder, **spec.answer)
@@ -249,11 +261,6 @@ def _are_labels(value) -> bool:
     return strings and len(set(value)) == len(value) >= 2
 
 
-def _widths(num_labels: int) -> set[int]:
-    """Widths of the outputs that fit: one logit may stand for two classes."""
-    return {num_labels, 1} if num_labels in (0, 2) else {num_labels}
-
-
 def _find_builder(name: str, builders: Mapping, folder: Path) -> Callable:
     for known in (builders, BUILDERS):
         if name in known:
@@ -264,7 +271,19 @@ def _find_builder(name: str, builders: Mapping, folder: Path) -> Callable:
     )
 
 
-def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
+def _check_outputs(model: keras.Model, labels: list[str], folder: Path) -> None:
+    # One logit may stand for two classes.
+    widths = {len(labels), 1} if len(labels) == 2 else {len(labels)}
+    if model.output_shape[-1] not in widths:
+        raise InputError(
+            f"{folder / SPEC}: {len(labels)} labels do not fit the model's "
+            f"{model.output_shape[-1]} outputs; get the bundle again"
+        )
+
+
+def _rebuild(
+    builder: Callable, arguments: dict, folder: Path, *, resize: bool
+) -> keras.Model:
     """Build the model with the stored weights, once their shapes are known to agree.
 
     In a stateless scope variables have shapes but no memory yet, and leaving the next
@@ -275,7 +294,8 @@ def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
     def build(weights) -> keras.Model:
         with keras.StatelessScope(initialize_variables=False):
             model = _call(builder, arguments, folder)
-        check_weights(model, weights, folder / WEIGHTS)
+        grids = _grids(model) if resize else set()
+        check_weights(model, weights, folder / WEIGHTS, resized=grids)
         for variable in model.weights:
             # Random values would be thrown away, and JAX compiles for seconds to
             # draw them. If Keras renames this attribute, loading is slower, not wrong.
@@ -283,7 +303,10 @@ def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
         with keras.StatelessScope():
             pass
         for variable in model.weights:
-            variable.assign(unpack(weights, variable.path))
+            value = unpack(weights, variable.path)
+            if variable.path in grids:
+                value = resize_positions(value, variable.shape[:2])
+            variable.assign(value)
         return model
 
     try:
@@ -294,6 +317,12 @@ def _rebuild(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
             return thread.submit(build, weights).result()
     except safetensors.SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+
+
+def _grids(model: keras.Model) -> set[str]:
+    """Return the paths of the positions that depend on the size of the image."""
+    layers = [layer for layer in model.layers if isinstance(layer, GridPositions)]
+    return {layer.grid.path for layer in layers}
 
 
 def _zeros(shape, dtype=None):

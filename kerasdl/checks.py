@@ -35,6 +35,18 @@ def check_positive(**sizes) -> None:
             raise ValueError(f"{name}={value!r}; expected integers of at least 1")
 
 
+def check_sequences(**sequences) -> None:
+    """Refuse anything but sequences of positive integers, one item at least.
+
+    Raises:
+        ValueError: If a value is no tuple or list, or an item not a positive integer.
+    """
+    for name, value in sequences.items():
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"{name}={value!r}; expected a sequence of integers")
+        check_positive(**{name: value})
+
+
 def check_rates(**rates) -> None:
     """Refuse drop rates outside `[0, 1)`.
 
@@ -118,7 +130,8 @@ def check_activation(activation: str) -> None:
 
 
 def _names_of_functions(module) -> list[str]:
-    helpers = {"deserialize", "get", "serialize"}
+    # The latter two halve the width or want arguments of their own.
+    helpers = {"deserialize", "get", "serialize", "glu", "threshold"}
     return [
         name
         for name, value in vars(module).items()

@@ -79,7 +79,7 @@ class Predictor:
             )
 
     def outputs(self, examples) -> np.ndarray:
-        """Return what the model itself says, `(count, units)` float32."""
+        """Return what the model itself says, `(count, units)` float32 as a rule."""
         examples = self.encoder.check(examples)
         chunks = [
             self.encoded_outputs(
@@ -93,7 +93,7 @@ class Predictor:
         """Return the outputs `(count, units)` for examples that are encoded already."""
         source = BatchSource(inputs, batch_size=BATCH_SIZE)
         count = len(next(iter(inputs.values())))
-        outputs = np.zeros((count, self.model.output_shape[-1]), np.float32)
+        outputs = np.zeros((count, *self.model.output_shape[1:]), np.float32)
         for rows in source.plan(0) if count else ():
             # Few batch sizes, so that JAX compiles few programs.
             padded = source.pad(np.resize(rows, _next_power_of_two(len(rows))))
@@ -203,7 +203,7 @@ class Regressor(Predictor):
         labels: None: there are no classes.
 
     Args:
-        model: Model with one output, in units of `scale` around `mean`.
+        model: Model whose outputs are in units of `scale` around `mean`.
         encoder: Turns examples into the model's inputs.
         mean: Value for an output of 0.
         scale: What an output of 1 adds to it.
@@ -276,9 +276,13 @@ class Regressor(Predictor):
         self.margin = conformal_margin(self.answers(examples) - values)
 
     def answers(self, examples) -> np.ndarray:
-        """Return predicted values `(count,)`, float64."""
-        outputs = self.outputs(examples)[:, 0].astype(np.float64)
-        return self.mean + self.scale * outputs
+        """Return predicted values, float64.
+
+        Their shape is `(count,)`, or the model's output shape where that holds more
+        than one value.
+        """
+        values = self.mean + self.scale * self.outputs(examples).astype(np.float64)
+        return values[:, 0] if values.shape[1:] == (1,) else values
 
 
 def _are_numbers(settings: Any, names: set[str]) -> bool:

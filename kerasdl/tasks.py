@@ -36,7 +36,9 @@ def compile_classifier(
     """
     if optimizer is None:
         return model
-    if model.output_shape[-1] == 1:
+    auxiliary = isinstance(model, AuxiliaryModel)
+    logits = model.output["logits"] if auxiliary else model.output
+    if logits.shape[-1] == 1:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
     else:
@@ -76,6 +78,39 @@ def compile_regressor(
         metrics=[keras.metrics.MeanAbsoluteError(name="mean_absolute_error")],
     )
     return model
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class AuxiliaryModel(keras.Model):
+    """Functional model with auxiliary classifiers, all held against the same labels.
+
+    Its outputs are a dictionary. In training the output `logits` counts in full, every
+    other one by `WEIGHT`; evaluation and metrics look at `logits` alone.
+
+    Reference:
+        [Going Deeper with Convolutions](https://arxiv.org/abs/1409.4842), section 5.
+    """
+
+    WEIGHT = 0.3
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Return the loss of `logits`, in training with those of the other outputs."""
+
+        def loss_of(name):
+            score = super(AuxiliaryModel, self).compute_loss
+            return score(x, y, y_pred[name], sample_weight, training)
+
+        loss = loss_of("logits")
+        if training:
+            others = sorted(set(y_pred) - {"logits"})
+            loss = loss + self.WEIGHT * sum(map(loss_of, others))
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the metrics with `logits`."""
+        return super().compute_metrics(x, y, y_pred["logits"], sample_weight)
 
 
 def _optimizer(optimizer: Optimizer, learning_rate: Rate) -> keras.optimizers.Optimizer:

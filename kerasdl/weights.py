@@ -1,6 +1,6 @@
 """Weights as arrays under their paths, in 32, 16 or 8 bits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import keras
@@ -59,13 +59,16 @@ def unpack(weights, path: str) -> np.ndarray:
     return value
 
 
-def check_weights(model: keras.Model, weights, path: Path) -> None:
+def check_weights(
+    model: keras.Model, weights, path: Path, *, resized: Set[str] = frozenset()
+) -> None:
     """Compare a file's table of contents with what the model needs.
 
     Args:
         model: Built model, its variables perhaps not yet in memory.
         weights: The open safetensors file.
         path: Its name, for the message.
+        resized: Paths of weights whose stored shape may be another.
 
     Raises:
         InputError: If a weight is missing, unknown, or of another shape or type.
@@ -77,7 +80,8 @@ def check_weights(model: keras.Model, weights, path: Path) -> None:
     for variable in model.weights:
         for name, dtypes, shape in _expected(variable, stored):
             dtype, found = stored.pop(name, (None, None))
-            if dtype not in dtypes or found != shape:
+            fits = found == shape or (variable.path in resized and found)
+            if dtype not in dtypes or not fits:
                 raise InputError(
                     f"{path}: {name!r} is {dtype} {found}, but the model "
                     f"needs {' or '.join(dtypes)} {shape}; get the bundle again"

@@ -121,6 +121,16 @@ def transformer_parameters() -> int:
     return 30_000 * d + 2 * (attention + network + norms) + 2 * d + (2 * d * 2 + 2)
 
 
+def mlp_parameters() -> int:
+    """Two hidden layers of 64 units on 16 features."""
+    return (16 * 64 + 64) + (64 * 64 + 64) + (64 * 2 + 2)
+
+
+def rnn_parameters() -> int:
+    """Four gates of 64 units that read one channel."""
+    return 4 * (1 * 64 + 64 * 64 + 64) + (64 * 2 + 2)
+
+
 def ngram_parameters() -> int:
     """One weight per n-gram, one bias; the ratios are counted, not trained."""
     return 2**20 + 1
@@ -134,6 +144,7 @@ def sentiment_parameters() -> int:
     return ngram_parameters() + deep
 
 
+CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
 BAD_RATE = ({"dropout": 1.0}, "dropout=1.0")
 BAD_CLASSES = ({"num_classes": 1}, "num_classes=1")
 BAD_OPTIMIZER = ({"optimizer": "adamm"}, "adamm")
@@ -147,8 +158,127 @@ TOKEN_BAD = [
     ({"vocabulary_size": 0}, "vocabulary_size=0"),
     ({"vocabulary_size": 10.0}, r"vocabulary_size=10\.0"),
 ]
+IMAGE_BAD = [
+    BAD_RATE,
+    BAD_CLASSES,
+    BAD_OPTIMIZER,
+    ({"input_shape": (64, 64)}, r"input_shape=\(64, 64\).*height, width, channels"),
+    ({"input_shape": (64, 64, 0)}, r"input_shape=\(64, 64, 0\)"),
+]
 
 CASES = [
+    Case(
+        "alexnet",
+        {"input_shape": (63, 63, 2), "num_classes": 2, "hidden_units": (32, 32)},
+        Arrays((63, 63, 2)),
+        [
+            *IMAGE_BAD,
+            ({"input_shape": (64, 62, 3)}, r"input_shape=\(64, 62, 3\).*at least 63"),
+            ({"variant": "two_tower"}, "variant='two_tower'.*'two_towers'"),
+            ({"hidden_units": (8, 0)}, r"hidden_units=\(8, 0\)"),
+        ],
+        published=[({}, 61_100_840), ({"variant": "two_towers"}, 60_965_224)],
+        still={"dropout": 0.0},
+        rate=0.001,
+        steps=40,
+    ),
+    Case(
+        "cnn",
+        {"input_shape": (8, 8, 2), "num_classes": 2, "filters": (4, 6)},
+        Arrays((8, 8, 2)),
+        [
+            *IMAGE_BAD,
+            ({"input_shape": (3, 8, 2)}, r"input_shape=\(3, 8, 2\).*at least 4"),
+            ({"filters": ()}, r"filters=\(\)"),
+            ({"kernel_size": 0}, "kernel_size=0"),
+        ],
+        published=[({}, 94_986)],
+    ),
+    Case(
+        "densenet",
+        {
+            "input_shape": (8, 8, 2),
+            "num_classes": 2,
+            "variant": "densenet_bc100",
+            "depths": (1, 2),
+            "growth_rate": 4,
+        },
+        Arrays((8, 8, 2)),
+        [
+            BAD_RATE,
+            BAD_CLASSES,
+            BAD_OPTIMIZER,
+            ({"variant": "densenet112"}, "variant='densenet112'.*'densenet1"),
+            ({"input_shape": (8, 8)}, r"input_shape=\(8, 8\)"),
+            ({"input_shape": (8, 1, 2)}, r"input_shape=\(8, 1, 2\).*at least 2"),
+            ({"depths": 3}, "depths=3"),
+            ({"depths": (2, 0)}, r"depths=\(2, 0\)"),
+            ({"growth_rate": -4}, "growth_rate=-4"),
+        ],
+        published=[
+            ({}, 7_978_856),
+            ({"variant": "densenet161"}, 28_681_000),
+            ({"variant": "densenet169"}, 14_149_480),
+            ({"variant": "densenet201"}, 20_013_928),
+        ],
+        rate=0.01,
+    ),
+    Case(
+        "efficientnet",
+        {
+            "input_shape": (16, 16, 2),
+            "num_classes": 2,
+            "width": 0.25,
+            "depth": 0.3,
+        },
+        Arrays((16, 16, 2)),
+        [
+            BAD_RATE,
+            BAD_CLASSES,
+            BAD_OPTIMIZER,
+            ({"variant": "efficientnet_b8"}, "variant='efficientnet_b8'.*did you mean"),
+            ({"input_shape": (16, 0, 2)}, r"input_shape=\(16, 0, 2\)"),
+            ({"stochastic_depth": 1.0}, r"stochastic_depth=1\.0"),
+            ({"width": 0}, "width=0; expected a number above 0"),
+            ({"width": "wide"}, "width='wide'"),
+            ({"depth": float("nan")}, "depth=nan"),
+            ({"depth": float("inf")}, "depth=inf"),
+        ],
+        published=[
+            ({"variant": f"efficientnet_b{i}"}, count)
+            for i, count in enumerate(
+                (
+                    *(5_288_548, 7_794_184, 9_109_994, 12_233_232),
+                    *(19_341_616, 30_389_784, 43_040_704, 66_347_960),
+                )
+            )
+        ],
+        still={"dropout": 0.0, "stochastic_depth": 0.0},
+        rate=0.01,
+    ),
+    Case(
+        "inception",
+        {"input_shape": (16, 16, 2), "num_classes": 2},
+        Arrays((16, 16, 2)),
+        [*IMAGE_BAD, ({"aux_dropout": -0.5}, r"aux_dropout=-0\.5")],
+        published=[({}, 6_998_552), ({"aux_heads": True}, 13_378_280)],
+        still={"dropout": 0.0},
+        rate=0.001,
+    ),
+    Case(
+        "lenet5",
+        {"input_shape": (16, 17, 2), "num_classes": 2},
+        Arrays((16, 17, 2)),
+        [
+            BAD_CLASSES,
+            BAD_OPTIMIZER,
+            ({"input_shape": (15, 16, 1)}, r"input_shape=\(15, 16, 1\).*at least 16"),
+            ({"activation": "tanhh"}, "activation='tanhh'.*'tanh'"),
+        ],
+        # The second of partial connections is the paper's, section II.B: 1,516 in C3.
+        published=[({}, 61_706), ({"partial": True}, 61_706 - 2_416 + 1_516)],
+        rate=0.01,
+    ),
     Case(
         "lstm_sentiment",
         {"vocabulary_size": TOKENS, "units": (6, 5), "embedding_dim": 7},
@@ -169,12 +299,98 @@ CASES = [
         still={"dropout": 0.0, "word_dropout": 0.0},
     ),
     Case(
+        "mlp",
+        {"input_shape": (6,), "hidden": (16, 8)},
+        Arrays((6,), ("features",)),
+        [
+            BAD_RATE,
+            BAD_CLASSES,
+            BAD_OPTIMIZER,
+            ({"input_shape": (6, 0)}, r"input_shape=\(6, 0\)"),
+            ({"input_shape": 6}, "input_shape=6"),
+            ({"input_shape": ()}, r"input_shape=\(\)"),
+            ({"num_outputs": 0}, "num_outputs=0"),
+            ({"hidden": ()}, r"hidden=\(\)"),
+            ({"hidden": (8, -1)}, r"hidden=\(8, -1\)"),
+            ({"hidden": 8}, "hidden=8; expected a sequence"),
+            ({"activation": "rleu"}, "activation='rleu'.*did you mean 'relu'"),
+            ({"activation": "glu"}, "activation='glu'"),
+            ({"norm": "bacth"}, "norm='bacth'.*did you mean 'batch'"),
+            ({"l1": -0.1}, "l1=-0.1"),
+            ({"l2": float("inf")}, "l2=inf"),
+            ({"l2": "much"}, "l2='much'"),
+        ],
+        parameters=mlp_parameters,
+    ),
+    Case(
         "ngram_classifier",
         {"num_ngrams": NGRAMS},
         Texts(("ngrams",)),
         [BAD_CLASSES, BAD_OPTIMIZER, ({"num_ngrams": 0}, "num_ngrams=0")],
         parameters=ngram_parameters,
         rate=0.5,
+    ),
+    Case(
+        "resnet",
+        {
+            "input_shape": (16, 16, 3),
+            "num_classes": 2,
+            "variant": "resnet18",
+            "width": 4,
+        },
+        Arrays((16, 16, 3)),
+        [
+            BAD_CLASSES,
+            BAD_OPTIMIZER,
+            ({"input_shape": (16, 16)}, r"input_shape=\(16, 16\)"),
+            ({"input_shape": (16, 0, 3)}, r"input_shape=\(16, 0, 3\)"),
+            ({"variant": "resnet_50"}, "variant='resnet_50'.*did you mean 'resnet50'"),
+            ({"version": "v3"}, "version='v3'"),
+            ({"stem": "mnist"}, "stem='mnist'"),
+            ({"width": 0}, "width=0"),
+            ({"shortcut": "A"}, "shortcut='A'"),
+            ({"stochastic_depth": 1.0}, r"stochastic_depth=1\.0"),
+            ({"zero_init": True, "version": "v2"}, "zero_init=True with version='v2'"),
+            ({"zero_init": True, "shortcut": "none"}, "zero_init=True.*'none'"),
+            (
+                {"stochastic_depth": 0.1, "shortcut": "none"},
+                r"stochastic_depth=0\.1 with shortcut='none'",
+            ),
+        ],
+        published=[
+            ({"variant": "resnet18"}, 11_689_512),
+            ({"variant": "resnet34"}, 21_797_672),
+            ({"variant": "resnet50"}, 25_557_032),
+            ({"variant": "resnet101"}, 44_549_160),
+            ({"variant": "resnet152"}, 60_192_808),
+            ({**CIFAR, "variant": "resnet20"}, 269_722),
+            ({**CIFAR, "variant": "resnet56"}, 853_018),
+            ({**CIFAR, "variant": "resnet110"}, 1_727_962),
+            ({**CIFAR, "variant": "resnet20", "shortcut": "projection"}, 272_474),
+            ({**CIFAR, "variant": "resnet56", "shortcut": "projection"}, 855_770),
+        ],
+        rate=0.01,
+    ),
+    Case(
+        "rnn",
+        {"input_shape": (5, 3), "units": (7,)},
+        Arrays((5, 3), ("series",)),
+        [
+            BAD_RATE,
+            BAD_CLASSES,
+            BAD_OPTIMIZER,
+            ({"input_shape": (5,)}, r"input_shape=\(5,\)"),
+            ({"input_shape": (0, 3)}, r"input_shape=\(0, 3\)"),
+            ({"input_shape": (None, 0)}, r"input_shape=\(0,\)"),
+            ({"num_outputs": 0}, "num_outputs=0"),
+            ({"num_outputs": 1, "horizon": 0}, "horizon=0"),
+            ({"horizon": 2}, "horizon=2 needs num_outputs"),
+            ({"num_outputs": 4, "normalize": True}, "num_outputs=4.*the 3 channels"),
+            ({"cell": "lst"}, "cell='lst'.*did you mean 'lstm'"),
+            ({"units": ()}, r"units=\(\)"),
+            ({"units": 4}, "units=4; expected a sequence"),
+        ],
+        parameters=rnn_parameters,
     ),
     Case(
         "sentiment",
@@ -221,6 +437,72 @@ CASES = [
         ],
         parameters=transformer_parameters,
         still={"dropout": 0.0, "word_dropout": 0.0},
+        rate=0.01,
+    ),
+    Case(
+        "vgg",
+        {
+            "input_shape": (32, 33, 2),
+            "num_classes": 2,
+            "variant": "vgg11",
+            "width": 16,
+            "hidden_units": (64,),
+        },
+        Arrays((32, 33, 2)),
+        [
+            *IMAGE_BAD,
+            ({"input_shape": (31, 32, 3)}, r"input_shape=\(31, 32, 3\).*at least 32"),
+            ({"variant": "vgg12"}, "variant='vgg12'.*did you mean 'vgg1"),
+            ({"width": 0}, "width=0"),
+            ({"hidden_units": ()}, r"hidden_units=\(\)"),
+        ],
+        published=[
+            ({"variant": "vgg11"}, 132_863_336),
+            ({"variant": "vgg11", "normalize": True}, 132_868_840),
+            ({"variant": "vgg13"}, 133_047_848),
+            ({"variant": "vgg13", "normalize": True}, 133_053_736),
+            ({"variant": "vgg16"}, 138_357_544),
+            ({"variant": "vgg16", "normalize": True}, 138_365_992),
+            ({"variant": "vgg19"}, 143_667_240),
+            ({"variant": "vgg19", "normalize": True}, 143_678_248),
+        ],
+        still={"dropout": 0.0},
+        rate=0.001,
+    ),
+    Case(
+        "vit",
+        {
+            "input_shape": (8, 12, 2),
+            "num_classes": 2,
+            "variant": "deit_ti16",
+            "patch_size": 4,
+            "width": 8,
+            "depth": 2,
+            "num_heads": 2,
+        },
+        Arrays((8, 12, 2)),
+        [
+            *IMAGE_BAD,
+            ({"variant": "vit_h16"}, "variant='vit_h16'.*did you mean 'vit_"),
+            ({"input_shape": (8, 10, 3)}, r"\(8, 10, 3\).*divisible by patch_size=4"),
+            ({"patch_size": 0}, "patch_size=0"),
+            ({"variant": "cct_2_3x2"}, "patch_size=4; variant='cct_2_3x2'"),
+            ({"num_heads": 3}, "num_heads=3 does not divide width=8"),
+            ({"width": 6, "positions": "sinusoidal"}, "width=6.*multiple of 4"),
+            ({"depth": -1}, "depth=-1"),
+            ({"pooling": "max"}, "pooling='max'"),
+            ({"positions": "learnt"}, "positions='learnt'.*'learned'"),
+            ({"stochastic_depth": 1.0}, r"stochastic_depth=1\.0"),
+        ],
+        published=[
+            ({"variant": "vit_ti16"}, 5_717_416),
+            ({"variant": "deit_s16"}, 22_050_664),
+            ({}, 86_567_656),
+            ({"variant": "vit_b32"}, 88_224_232),
+            ({"variant": "vit_l16"}, 304_326_632),
+            ({"variant": "vit_l32"}, 306_535_400),
+        ],
+        still={"stochastic_depth": 0.0},
         rate=0.01,
     ),
 ]

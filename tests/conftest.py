@@ -16,3 +16,16 @@ def seeded():
     """Seed each test by itself, so that its result does not depend on the others."""
     keras.utils.clear_session(free_memory=False)
     backend.set_seed(0)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Let JAX compile without optimisations: a model of a test runs for a moment."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", val=True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", val=False)

@@ -31,7 +31,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "predict": {"backend", "data", "evaluate"},
     "manifest": set(),
     "weights": set(),
-    "bundle": {"data", "evaluate", "manifest", "predict", "weights"},
+    "bundle": {"data", "evaluate", "layers", "manifest", "predict", "weights"},
     "explain": {"data", "evaluate", "layers", "predict"},
     "fit": {
         *("backend", "callbacks", "data", "layers", "predict", "recipe", "schedules"),

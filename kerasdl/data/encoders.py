@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.batches import Dense, Ragged
 from kerasdl.data.rows import RowEncoder
 from kerasdl.data.text import TextEncoder
@@ -42,4 +43,8 @@ class Encoder(Protocol):
         """Return the model's inputs by name."""
 
 
-ENCODERS: Mapping[str, type[Encoder]] = {"text": TextEncoder, "table": RowEncoder}
+ENCODERS: Mapping[str, type[Encoder]] = {
+    "array": ArrayEncoder,
+    "table": RowEncoder,
+    "text": TextEncoder,
+}

@@ -32,9 +32,7 @@ class PositionEmbedding(keras.layers.Layer):
         if self.kind == "learned":
             places = ops.minimum(ops.arange(length), self.max_length - 1)
             return x + ops.take(self.table, places, axis=0)
-        angles = _position_angles(length, width)
-        waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
-        return x + ops.cast(waves[:, :width], x.dtype)
+        return x + ops.cast(sinusoids(length, width), x.dtype)
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, x.dtype)
@@ -46,28 +44,41 @@ class PositionEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kerasdl")
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention under a padding mask, through Keras's fused path.
+    """Multi-head self-attention, through Keras's fused path.
 
-    Input `(batch, length, width)` and mask `(batch, length)`, output like the input.
+    Input `(batch, length, width)`, and where there is padding the mask of the real
+    positions `(batch, length)`; output like the input.
 
     Args:
         num_heads: Heads; must divide the width.
         rotary: Rotate queries and keys by position (Su et al. 2021, section 3.4.2).
+        qkv_bias: Whether queries, keys and values have a bias.
+        kernel_initializer: Keras initializer of both kernels, or its name.
     """
 
-    def __init__(self, num_heads: int, *, rotary: bool = False, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        rotary: bool = False,
+        qkv_bias: bool = True,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.rotary = rotary
+        self.qkv_bias = qkv_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
         width = input_shape[-1]
-        self.qkv = keras.layers.Dense(3 * width, name="qkv", dtype=self.dtype_policy)
+        self.qkv = self._dense(3 * width, use_bias=self.qkv_bias, name="qkv")
         self.qkv.build(input_shape)
-        self.out = keras.layers.Dense(width, name="out", dtype=self.dtype_policy)
+        self.out = self._dense(width, name="out")
         self.out.build(input_shape)
 
-    def call(self, x, padding_mask):
+    def call(self, x, padding_mask=None):
         # B batch, L length, H heads, D width of a head.
         batch, length, width = ops.shape(x)[0], ops.shape(x)[1], x.shape[-1]
         heads = (batch, length, self.num_heads, width // self.num_heads)
@@ -77,19 +88,40 @@ class SelfAttention(keras.layers.Layer):
         )
         if self.rotary:
             query, key = _rotate(query), _rotate(key)
-        # A text without tokens would attend to nothing at all, which is NaN.
-        visible = ops.logical_or(padding_mask, ops.arange(length) == 0)
-        mixed = ops.dot_product_attention(
-            query, key, value, mask=visible[:, None, None, :]
-        )
+        if padding_mask is not None:
+            # A text without tokens would attend to nothing at all, which is NaN.
+            visible = ops.logical_or(padding_mask, ops.arange(length) == 0)
+            padding_mask = visible[:, None, None, :]
+        mixed = ops.dot_product_attention(query, key, value, mask=padding_mask)
         return self.out(ops.reshape(mixed, (batch, length, width)))
 
-    def compute_output_spec(self, x, padding_mask):  # noqa: ARG002
+    def compute_output_spec(self, x, padding_mask=None):  # noqa: ARG002
         return keras.KerasTensor(x.shape, self.compute_dtype)
 
     def get_config(self):
-        config = {"num_heads": self.num_heads, "rotary": self.rotary}
+        config = {
+            "num_heads": self.num_heads,
+            "rotary": self.rotary,
+            "qkv_bias": self.qkv_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
         return {**super().get_config(), **config}
+
+    def _dense(self, units, **options):
+        return keras.layers.Dense(
+            units,
+            # A copy draws numbers of its own.
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            **options,
+        )
+
+
+def sinusoids(length, width):
+    """Return the sinusoidal positions `(length, width)`, sines before cosines."""
+    angles = _position_angles(length, width)
+    waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+    return waves[:, :width]
 
 
 def _position_angles(length, width):

@@ -1,0 +1,69 @@
+"""The plain convolutional network: convolve, normalise, rectify, pool, repeat."""
+
+import keras
+from keras import layers
+
+from kerasdl.blocks import batch_norm, classify, conv, image_input
+from kerasdl.checks import check_classes, check_image, check_positive, check_rates
+from kerasdl.tasks import Optimizer, Rate, compile_classifier
+
+
+def cnn(
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    num_classes: int = 10,
+    *,
+    filters: tuple[int, ...] = (32, 64, 128),
+    kernel_size: int = 3,
+    dropout: float = 0.0,
+    optimizer: Optimizer = "adam",
+    learning_rate: Rate = 1e-3,
+    name: str = "cnn",
+) -> keras.Model:
+    """Build a compiled plain convolutional classifier.
+
+    Every stage is a convolution, batch norm, ReLU and a maximum that halves height and
+    width, rounded down; the last map is averaged over all pixels.
+
+    Args:
+        input_shape: Image shape `(height, width, channels)`, normalised float pixels,
+            height and width at least 2 to the number of stages.
+        num_classes: Number of classes, i.e. logits per image.
+        filters: Channels of each stage, from the first to the last.
+        kernel_size: Height and width of every kernel, in pixels.
+        dropout: Drop rate before the logits, in `[0, 1)`.
+        optimizer: Keras optimizer or its name; `None` for an uncompiled model.
+        learning_rate: Float or Keras schedule.
+        name: Model name.
+
+    Returns:
+        Model mapping `image` `(batch, *input_shape)` to float32 logits
+        `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the image too small to be halved
+            in every stage.
+
+    Example:
+        >>> cnn((28, 28, 1), filters=(8, 16)).output_shape
+        (None, 10)
+
+    Reference:
+        [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3.2, for the
+        order within a stage. Differs: the convolutions keep their bias.
+    """
+    check_positive(filters=filters, kernel_size=kernel_size)
+    check_image(input_shape, smallest=2 ** len(filters))
+    check_classes(num_classes)
+    check_rates(dropout=dropout)
+
+    image = x = image_input(input_shape)
+    for i, size in enumerate(filters, start=1):
+        x = conv(x, size, kernel_size, bias=True, name=f"stage{i}_conv")
+        x = batch_norm(x, name=f"stage{i}_norm")
+        x = layers.ReLU(name=f"stage{i}_relu")(x)
+        x = layers.MaxPooling2D(2, name=f"stage{i}_pool")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = classify(x, num_classes, dropout=dropout)
+
+    model = keras.Model(image, logits, name=name)
+    return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)
