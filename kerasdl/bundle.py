@@ -7,10 +7,8 @@ refuses with one clear sentence.
 
 import difflib
 import importlib.resources
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import safetensors.numpy
 
 from kerasdl import BUILDERS
 from kerasdl._version import __version__
+from kerasdl.absent import absent
 from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.encoders import ENCODERS
 from kerasdl.errors import InputError
@@ -342,22 +341,7 @@ def _call(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
 def _write_keras_copy(model: keras.Model, path: Path) -> None:
     # The same layers without compile state: no optimizer slots, no custom loss.
     copy = keras.Model(model.input, model.output, name=model.name)
-    with _without_tensorflow():
+    # Keras imports TensorFlow on every backend just to ask whether an object is one of
+    # its, but does without.
+    with absent("tensorflow"):
         copy.save(path)
-
-
-@contextmanager
-def _without_tensorflow() -> Iterator[None]:
-    """Keep Keras from importing TensorFlow just to ask whether an object is one of its.
-
-    Serializing a model does so on every backend; a module that is `None` counts as not
-    installed. Where TensorFlow is imported already, nothing changes.
-    """
-    absent = "tensorflow" not in sys.modules
-    if absent:
-        sys.modules["tensorflow"] = None
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules["tensorflow"]

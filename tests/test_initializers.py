@@ -73,12 +73,12 @@ def test_config_round_trip(initializer):
     assert again.get_config() == initializer.get_config()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_other_dtypes(dtype):
     drawn = TruncatedNormal()((3, 2), dtype=dtype)
-    wide = keras.backend.backend() != "jax" or dtype != "float64"
-    assert keras.backend.standardize_dtype(drawn.dtype) == (
-        dtype if wide else "float32"
-    )
-    assert TruncatedNormal()((0, 2)).shape == (0, 2)
-    assert tuple(TruncatedNormal()(()).shape) == ()
+    assert keras.backend.standardize_dtype(drawn.dtype) == dtype
+
+
+@pytest.mark.parametrize("shape", [(), (0, 2)])
+def test_shapes_of_one_number_and_of_none(shape):
+    assert tuple(TruncatedNormal()(shape).shape) == shape
