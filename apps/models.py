@@ -1,7 +1,9 @@
 """`kerasdl models`: every builder with its family, size and paper."""
 
 import inspect
+import math
 import re
+import sys
 
 from kerasdl_apps.options import (
     Backend,
@@ -19,7 +21,7 @@ def show(
     backend: Backend = None,  # noqa: ARG001 - its callback has chosen
     as_json: Json = False,
 ) -> None:
-    """List every builder: family, default size, parameters, paper."""
+    """List every builder: family, default size, trained parameters, paper."""
     load_backend()
     rows = describe()
     if as_json:
@@ -30,6 +32,8 @@ def show(
             f"{row['builder']}: {row['family']}, {row['parameters']:,} parameters"
         )
         print_line(f"    {row['size']}")
+        if row["variants"]:
+            print_line(f"    variants {', '.join(row['variants'])}")
         print_line(f"    {row['paper']} {row['link']}".rstrip() or "    kerasdl's own")
 
 
@@ -45,14 +49,17 @@ def _describe(name: str, builder) -> dict:
 
     # Shapes are enough to count parameters: nothing is allocated.
     with keras.StatelessScope(initialize_variables=False):
-        parameters = builder(optimizer=None).count_params()
+        weights = builder(optimizer=None).trainable_weights
+    module = sys.modules[builder.__module__]
+    has_variants = "variant" in inspect.signature(builder).parameters
     reference = inspect.getdoc(builder).partition("Reference:")[2]
     paper = LINK.search(reference)
     return {
         "builder": name,
         "family": builder.__module__.rpartition(".")[2],
         "size": ", ".join(_sizes(builder)),
-        "parameters": parameters,
+        "parameters": sum(math.prod(weight.shape) for weight in weights),
+        "variants": sorted(getattr(module, "VARIANTS", ())) if has_variants else [],
         "paper": " ".join(paper[1].split()) if paper else "",
         "link": paper[2] if paper else "",
     }
@@ -65,6 +72,11 @@ def _sizes(builder) -> list[str]:
         f"{parameter.name}={parameter.default}"
         for parameter in inspect.signature(builder).parameters.values()
         if parameter.name not in skipped
-        and isinstance(parameter.default, (int, tuple))
-        and not isinstance(parameter.default, bool)
+        and (
+            parameter.name == "variant"
+            or (
+                isinstance(parameter.default, (int, tuple))
+                and not isinstance(parameter.default, bool)
+            )
+        )
     ]

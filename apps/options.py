@@ -17,8 +17,8 @@ from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.quiet import quiet_stderr
 
-# What Keras imports, if it can, for wrappers and galleries that no command uses: up to a
-# third of the time of `import keras`.
+# What Keras imports, if it can, for wrappers and galleries that no command uses: up to
+# a third of the time of `import keras`.
 UNUSED = ("matplotlib", "pandas", "sklearn")
 PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 

@@ -16,12 +16,11 @@ def tabular(data: str, target: str) -> Recipe:
         kind="table",
         data=data,
         data_options={"target": target},
-        arguments={"hidden": (32, 32), "activation": "gelu", "dropout": 0.2},
-        epochs=100,
+        arguments={"hidden": (32, 16), "activation": "gelu", "l2": 2e-3},
+        epochs=40,
         batch_size=32,
-        optimizer="adamw",
-        learning_rate=2e-3,
-        patience=15,
+        learning_rate=5e-3,
+        patience=40,
     )
 
 

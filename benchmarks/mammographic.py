@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +67,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="does the script run?")
     parser.add_argument("--tune", action="store_true", help="search GRID")
+    parser.add_argument("--models", nargs="*", default=MODELS, help="some of MODELS")
     options = parser.parse_args()
     rows, labels = load_rows()
     if options.tune:
         tune(rows, labels, quick=options.quick)
         return
     results = []
-    for name, fit in MODELS.items():
+    for name in options.models:
         runs = RUNS[:1] if options.quick else RUNS
-        result = {"model": name, **measure(fit, rows, labels, runs, options.quick)}
+        result = {
+            "model": name,
+            **measure(MODELS[name], rows, labels, runs, options.quick),
+        }
         print(json.dumps(result))
         results.append(result)
     if not options.quick:
@@ -168,6 +173,34 @@ def fit_mlp(rows, labels, seed):
     return predict
 
 
+def fit_recipe(rows, labels, seed, **encoder):
+    """Fit one network as `kerasdl tabular train` does, validation split included."""
+    import keras
+    from rich.console import Console
+
+    import kerasdl
+    from kerasdl.data.labelled import Labelled
+    from kerasdl.data.rows import Columns
+    from kerasdl.fit import fit
+    from kerasdl_apps import tabular
+
+    def columns(rows):
+        return Columns.of(dict(zip(COLUMNS, rows.T, strict=False)))
+
+    keras.utils.clear_session(free_memory=False)
+    recipe = tabular.recipe("", COLUMNS[-1], seed=seed)
+    recipe = replace(recipe, encoder=encoder)
+    data = Labelled("fold", columns(rows), labels, ("benign", "malignant"))
+    console = Console(quiet=True)
+    predictor = fit(recipe, kerasdl.mlp, data, console=console).predictor
+    return lambda rows: predictor.answers(columns(rows))[:, 1]
+
+
+def fit_recipe_coded(rows, labels, seed):
+    """Fit the recipe, told which columns are codes."""
+    return fit_recipe(rows, labels, seed, categorical=[COLUMNS[i] for i in CATEGORIES])
+
+
 def fit_regression(rows, labels, seed):  # noqa: ARG001 - nothing is drawn
     """Fit a logistic regression on the network's columns."""
     return _positive(
@@ -189,6 +222,8 @@ def fit_boosting(rows, labels, seed, **settings):
 
 MODELS = {
     "mlp": fit_mlp,
+    "tabular recipe": fit_recipe,
+    "tabular recipe, --categorical": fit_recipe_coded,
     "logistic regression, same columns": fit_regression,
     "logistic regression, numbers": fit_ordinal_regression,
     "histogram gradient boosting, tuned": fit_boosting,

@@ -1,9 +1,14 @@
 """What every test starts from: seeded generators and a clean Keras state."""
 
+import io
+import signal
+import sys
+
 import keras
 import pytest
 
 from kerasdl import backend
+from kerasdl_apps import cli
 
 if keras.backend.backend() == "torch":
     import torch
@@ -29,3 +34,39 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", val=True)
     yield
     jax.config.update("jax_disable_most_optimizations", val=False)
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Call `main` with arguments; return exit code, standard output and error."""
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments, stdin=b""):
+        if isinstance(stdin, bytes):
+            stdin = io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, "argv", ["kerasdl", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", stdin)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def refused(run_cli):
+    """Check that arguments are refused by one sentence holding all of some words."""
+
+    def check(*arguments, words=(), stdin=b""):
+        code, out, err = run_cli(*arguments, stdin=stdin)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        for word in words:
+            assert word in err
+
+    return check

@@ -10,7 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kerasdl"
 PATHS = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"_version", "absent", "checks", "errors", "files", "quiet"}  # anyone may import these
+# Anyone may import these.
+LEAVES = {"_version", "absent", "checks", "errors", "files", "quiet"}
 ALLOWED = {  # module or folder -> kerasdl modules it may import besides the leaves
     **{leaf: set() for leaf in LEAVES},
     "backend": set(),

@@ -44,42 +44,6 @@ def write_csv(path, rows, header=("text", "label")):
 
 
 @pytest.fixture
-def run_cli(monkeypatch, capsys):
-    """Call `main` with arguments; return exit code, standard output and error."""
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*arguments, stdin=b""):
-        if isinstance(stdin, bytes):
-            stdin = io.TextIOWrapper(io.BytesIO(stdin))
-        monkeypatch.setattr(sys, "argv", ["kerasdl", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", stdin)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def refused(run_cli):
-    """Check that arguments are refused by one sentence holding all of some words."""
-
-    def check(*arguments, words=(), stdin=b""):
-        code, out, err = run_cli(*arguments, stdin=stdin)
-        assert (code, out) == (2, ""), err
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        for word in words:
-            assert word in err
-
-    return check
-
-
-@pytest.fixture
 def table(tmp_path):
     return write_csv(tmp_path / "reviews.csv", reviews(240))
 
@@ -146,7 +110,7 @@ def test_progress_goes_to_standard_error_and_the_result_to_standard_output(
 
 
 @only_once  # on the others, where all is slower, test_import trains them
-@pytest.mark.parametrize("model", kerasdl.BUILDERS)
+@pytest.mark.parametrize("model", sentiment.RECIPES.keys() & kerasdl.BUILDERS.keys())
 def test_three_classes_train_with_every_model(model, run_cli, tmp_path):
     rows = [
         (f"{text} {'meh' * (i % 3 == 2)}", ("1", "3", "5")[i % 3])
@@ -744,6 +708,8 @@ def test_models_lists_every_builder(run_cli):
         assert row["link"].startswith("https://")
     model = kerasdl.BUILDERS["text_cnn"]()
     assert rows["text_cnn"]["parameters"] == model.count_params()
+    assert rows["resnet"]["parameters"] == 25_557_032  # what is trained, of resnet50
+    assert "resnet152" in rows["resnet"]["variants"]
 
 
 def test_an_unexpected_failure_is_one_sentence_and_code_1(run_cli, monkeypatch):

@@ -70,12 +70,20 @@ EVERYTHING = """
 import sys
 from pathlib import Path
 import kerasdl
-from kerasdl_apps import models, sentiment
+import numpy as np
+from kerasdl_apps import models, sentiment, tabular
 data, out = map(Path, sys.argv[1:])
-for name in kerasdl.BUILDERS:
+for name in sentiment.RECIPES.keys() & kerasdl.BUILDERS.keys():
     recipe = sentiment.recipe(name, quick=True, data=str(data))
     run = kerasdl.train(recipe, out=out / name)
     assert (run.folder / "bundle" / "model.keras").is_file()
+table = data.with_suffix(".csv")
+table.write_text("\\n".join(["x,y", *(f"{i % 7},{i % 2}" for i in range(240))]))
+recipe = tabular.recipe(str(table), "y", quick=True)
+kerasdl.train(recipe, out=out / "table")
+images = np.zeros((8, 16, 16, 1), "float32")
+model = kerasdl.vit((16, 16, 1), 2, variant="cct_2_3x2", depth=1)
+model.fit(images, np.arange(8) % 2, verbose=0)
 kerasdl.load(out / name)(["good", ""])
 sentiment.evaluate(str(out / name), str(data), notify=print)
 assert len(models.describe()) == len(kerasdl.BUILDERS)

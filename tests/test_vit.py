@@ -9,8 +9,12 @@ import pytest
 from keras import ops
 from references import torchvision
 
-from kerasdl import backend, load_torch_weights, vit
+from kerasdl import backend, load, load_torch_weights, vit
+from kerasdl.bundle import save_bundle
+from kerasdl.data.arrays import ArrayEncoder
+from kerasdl.errors import InputError
 from kerasdl.layers import StochasticDepth, resize_positions
+from kerasdl.predict import Classifier
 
 TINY = {"width": 16, "depth": 2, "num_heads": 2, "optimizer": None}
 # torchvision's names and timm's.
@@ -278,6 +282,36 @@ def test_positions_fit_another_image_size():
     expected, found = logits(model, small_batch), logits(large, large_batch)
     spread = np.ptp(expected)
     np.testing.assert_allclose(found, expected, atol=0.02 * spread)
+
+
+def test_a_bundle_is_reloaded_at_another_image_size(tmp_path):
+    arguments = {**TINY, "variant": "vit_ti16", "patch_size": 2}
+    arguments |= {"input_shape": (8, 8, 1), "num_classes": 3}
+    model = vit(**arguments)
+    predictor = Classifier(model, ArrayEncoder("image", (8, 8, 1)), ("a", "b", "c"))
+    folder = save_bundle(
+        tmp_path / "bundle",
+        predictor,
+        builder="vit",
+        arguments=arguments,
+        metrics={},
+        card="",
+        keras_copy=False,
+    )
+    large = load(folder, input_shape=(12, 16, 1))
+    grid, found = (
+        ops.convert_to_numpy(m.get_layer("positions").grid)
+        for m in (model, large.model)
+    )
+    np.testing.assert_allclose(found, resize_positions(grid, (6, 8)), atol=1e-6)
+    assert large.answers(np.ones((2, 12, 16, 1))).shape == (2, 3)
+    same = load(folder, input_shape=(8, 8, 1))
+    image = np.ones((1, 8, 8, 1))
+    np.testing.assert_allclose(same.answers(image), predictor.answers(image), atol=1e-6)
+    with pytest.raises(InputError, match=r"shape \(1, 8, 8, 1\); give \(count, 12, 16"):
+        large.answers(image)
+    with pytest.raises(InputError, match="divisible"):
+        load(folder, input_shape=(9, 8, 1))
 
 
 @pytest.mark.parametrize("side", [0, 1])

@@ -19,8 +19,9 @@ if keras.backend.backend() not in BACKENDS:
 
 _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
+check_attention = _backend.check_attention
 forward = _backend.forward
 recurrent = _backend.recurrent
 set_seed = _backend.set_seed
 
-__all__ = ["BACKENDS", "forward", "recurrent", "set_seed"]
+__all__ = ["BACKENDS", "check_attention", "forward", "recurrent", "set_seed"]

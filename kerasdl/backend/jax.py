@@ -53,5 +53,18 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return call
 
 
+def check_attention(dtype: str) -> None:
+    """Refuse attention that JAX cannot compute where it runs.
+
+    Raises:
+        ValueError: If the numbers are float16 and there is no accelerator.
+    """
+    if dtype == "float16" and jax.default_backend() == "cpu":
+        raise ValueError(
+            "dtype='float16': JAX computes no attention in float16 on a CPU; use the "
+            "policy mixed_bfloat16, or TensorFlow or torch"
+        )
+
+
 def recurrent(layer, sequences, initial_state, mask, training) -> None:
     """Return None: on JAX Keras's own loop is a compiled `scan`."""

@@ -45,5 +45,9 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return call
 
 
+def check_attention(dtype: str) -> None:
+    """Refuse nothing: TensorFlow computes attention in every floating-point type."""
+
+
 def recurrent(layer, sequences, initial_state, mask, training) -> None:
     """Return None: on TensorFlow Keras's own loop is a compiled `while_loop`."""

@@ -50,6 +50,10 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return call
 
 
+def check_attention(dtype: str) -> None:
+    """Refuse nothing: PyTorch computes attention in every floating-point type."""
+
+
 def recurrent(layer, sequences, initial_state, mask, training):
     """Run a Keras LSTM or GRU layer through PyTorch's fused kernel.
 

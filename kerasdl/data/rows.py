@@ -257,6 +257,12 @@ def _labels(
     rows: Table, target: str, task: str | None, notify: Callable[[str], None]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     texts = clean_labels(rows, target)
+    for place, text in zip(rows.places, texts, strict=True):
+        if _is_missing(text):
+            raise InputError(
+                f"{rows.path}: the target {target!r} is missing ({text!r}) at {place}; "
+                "fill it in or delete the row"
+            )
     values = [_number(text) for text in texts]
     if task is None:
         task = _guess_task(values)

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasdl import backend
+
 
 @keras.saving.register_keras_serializable(package="kerasdl")
 class PositionEmbedding(keras.layers.Layer):
@@ -72,6 +74,7 @@ class SelfAttention(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
+        backend.check_attention(self.compute_dtype)
         width = input_shape[-1]
         self.qkv = self._dense(3 * width, use_bias=self.qkv_bias, name="qkv")
         self.qkv.build(input_shape)
