@@ -205,7 +205,7 @@ def conformal_margin(errors: np.ndarray, coverage: float = 0.9) -> float:
 
     Example:
         >>> conformal_margin(np.arange(-9.0, 11.0))
-        10.0
+        9.0
 
     Reference:
         [Distribution-Free Predictive Inference for

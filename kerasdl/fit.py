@@ -51,7 +51,8 @@ def fit(
     A stratified part of `data` is kept for validation: it chooses the epoch, the
     weights of the branches and how far to trust the answers. Where there are unlabelled
     examples, a first model gives them soft labels, and a second one learns from all
-    examples (self-training, Scudder 1965; soft labels, Hinton et al. 2015).
+    examples (self-training, Scudder 1965; soft labels, Hinton et al. 2015), save a bag
+    of n-grams beside other branches: that of the first model stays.
 
     Args:
         recipe: How to train.
@@ -68,14 +69,17 @@ def fit(
     backend.set_seed(recipe.seed)
     kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
     examples, labels = kept.examples, kept.labels
+    teacher = None
     if unlabelled:
-        teacher = fit(recipe, builder, data, console=console, stop=stop, folder=folder)
+        taught = fit(recipe, builder, data, console=console, stop=stop, folder=folder)
         if stop and stop.received:
-            return teacher
-        guessed = teacher.predictor.answers(unlabelled)
-        examples = [*examples, *unlabelled]
+            return taught
+        teacher, encoder = taught.predictor.model, taught.predictor.encoder
+        guessed = taught.predictor.answers(unlabelled)
         labels = np.concatenate([np.eye(len(data.label_names))[labels], guessed])
-    encoder, inputs = ENCODERS[recipe.kind].fit_encode(examples, **recipe.encoder)
+        inputs = encoder.encode([*examples, *unlabelled])
+    else:
+        encoder, inputs = ENCODERS[recipe.kind].fit_encode(examples, **recipe.encoder)
     arguments = {
         **_accepted(builder, {**encoder.sizes, **_outputs(data)}),
         **recipe.arguments,
@@ -89,6 +93,8 @@ def fit(
     )
     model = builder(**arguments, optimizer=recipe.optimizer, learning_rate=schedule)
     warm_start(model, recipe, inputs, labels)
+    if teacher:
+        keep_bag(model, teacher)
     answers = _answers(model, encoder, kept)
     history = _run_epochs(
         model,
@@ -157,6 +163,24 @@ def warm_start(
             seed=recipe.seed,
         )
         embedding.set_weights([recipe.word_vectors * vectors])
+
+
+def keep_bag(model: keras.Model, teacher: keras.Model) -> None:
+    """Give a blended model the bag of its teacher, and keep it as it is.
+
+    Soft labels blur what the bag counts: on IMDB, validated on films that the training
+    part lacks, a bag trained on them has a log loss of 0.243 instead of 0.223. The
+    other branches gain from the texts.
+
+    Args:
+        model: Freshly built model.
+        teacher: A model of the same build, trained on labels alone.
+    """
+    if any(isinstance(layer, Blend) for layer in model.layers):
+        for layer in model.layers:
+            if isinstance(layer, NgramBag):
+                layer.set_weights(teacher.get_layer(layer.name).get_weights())
+                layer.trainable = False
 
 
 def adapt_blend(predictor: Predictor, validation: Labelled) -> None:

@@ -323,6 +323,9 @@ def _shown(example) -> str:
 
 
 def _notes(run: Run) -> list[str]:
-    if run.interrupted is None:
-        return []
-    return ["The training was interrupted; this is the best model so far."]
+    notes = []
+    if not run.predictor.labels:
+        notes.append("Loss and curves are in standard deviations of the target.")
+    if run.interrupted is not None:
+        notes.append("The training was interrupted; this is the best model so far.")
+    return notes

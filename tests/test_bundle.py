@@ -42,9 +42,6 @@ import keras, kerasdl
 from test_bundle import TEXTS, allowed, load, save
 predictor = load(sys.argv[1], builders=allowed())
 save(sys.argv[2], predictor.model, predictor.encoder)
-for build in kerasdl.BUILDERS.values():  # as `load` does
-    with keras.StatelessScope(initialize_variables=False):
-        build(optimizer=None)
 print(json.dumps([predictor.answers(TEXTS).tolist(), sorted(sys.modules)]))
 """
 

@@ -175,7 +175,7 @@ ROWS = "".join(f'"{text}",{label}\n' for text, label in reviews(20))
         (b"label,other\na,b\n", ["--text-column", "label, other"]),
         (b"text,label\n" + b"a,x\n" * 9, ["two or more classes"]),
         (b"text,label\na,x\n" + ROWS.encode(), ["'x' has 1 example"]),
-        (b"text,label\n" + b"a,x\nb,y\n" * 9, ["fewer than 3 different texts"]),
+        (b"text,label\n" + b"a,x\nb,y\n" * 9, ["fewer than 3 different examples"]),
         (
             b"text,label\n" + b"".join(b"t,label%d\n" % i for i in range(10_000)),
             ["10,000 different labels"],
@@ -287,6 +287,7 @@ def test_encodings_and_byte_order_marks(
     assert json.loads(out)["count"] == 21
 
 
+@only_once
 def test_empty_endless_and_huge_reviews_are_handled(run_cli, tmp_path):
     # Ten megabytes and a million tokens; reading them takes as long on every backend.
     size = 1_000_000 if DEFAULT else 10_000
@@ -404,7 +405,7 @@ def test_an_interruption_before_the_training_leaves_nothing(
         signal.raise_signal(number)
 
     if where == "load":
-        monkeypatch.setattr(training, "load_texts", fail)
+        monkeypatch.setitem(training.LOADERS, "text", fail)
     else:
         monkeypatch.setattr(TextEncoder, "fit_encode", fail)
     ended, stdout, stderr = run_cli(
@@ -478,7 +479,7 @@ def test_evaluate_without_a_class_leaves_out_what_is_undefined(
     assert json.loads(out, parse_constant=no_nan)["roc_auc"] is None
     code, out, _ = run_cli(*evaluate)
     assert code == 0
-    assert "measured on pos.csv, 10 texts" in out
+    assert "measured on pos.csv, 10 examples" in out
 
 
 def test_evaluate_refuses_other_labels_with_both_sets(refused, trained, tmp_path):
@@ -752,6 +753,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     assert kerasdl.load(out)("good")
 
 
+@only_once
 @only_once
 def test_a_disk_that_fills_in_a_process_of_its_own(tmp_path):
     data = write_csv(tmp_path / "reviews.csv", reviews(240))

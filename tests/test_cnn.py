@@ -131,6 +131,8 @@ def test_partial_connections_are_those_of_the_table():
 
 def test_partial_connections_train_and_are_saved(tmp_path):
     model = lenet5((16, 16, 1), 2, partial=True)
+    # TensorFlow takes many times longer to trace a step than to run it.
+    model.run_eagerly = keras.backend.backend() == "tensorflow"
     x = images(4, 16, 16, 1)
     assert np.isfinite(model.train_on_batch(x, np.arange(4) % 2)[0])
     model.save(tmp_path / "model.keras")

