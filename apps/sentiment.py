@@ -73,7 +73,7 @@ def ngram() -> Recipe:
 
 
 def lstm() -> Recipe:
-    """Convolution, then a bidirectional LSTM: 90.5 %, 206 s (seed 0)."""
+    """Convolution, then a bidirectional LSTM: 90.6 ± 0.1 % (3 seeds), 189 s."""
     return Recipe(
         build="lstm_sentiment",
         arguments={
@@ -94,7 +94,7 @@ def lstm() -> Recipe:
 
 
 def cnn() -> Recipe:
-    """Convolution of width 3 over word vectors: 89.9 %, 154 s (seed 0)."""
+    """Convolution of width 3 over word vectors: 89.9 ± 0.1 % (3 seeds), 111 s."""
     return Recipe(
         build="text_cnn",
         arguments={"kernel_sizes": (3,), "word_dropout": 0.15, "dropout": 0.3},
@@ -108,7 +108,7 @@ def cnn() -> Recipe:
 
 
 def transformer() -> Recipe:
-    """One pre-norm encoder block over merged words: 89.8 %, 279 s (seed 0)."""
+    """One pre-norm encoder block over merged words: 89.7 ± 0.1 % (3 seeds), 205 s."""
     return Recipe(
         build="transformer_classifier",
         arguments={"depth": 1, "pool": 4, "word_dropout": 0.15, "dropout": 0.1},
