@@ -117,7 +117,8 @@ def classify(x, num_classes, *, dropout, head="softmax"):
         Logits `(batch, num_classes)`, or `(batch, 1)` for the single head.
     """
     x = layers.Dropout(dropout, name="dropout")(x)
-    units = 1 if head == "single" else num_classes
+    # Keras takes no integer of NumPy here, as the labels of a data set give one.
+    units = 1 if head == "single" else int(num_classes)
     return layers.Dense(units, dtype="float32", name="logits")(x)
 
 

@@ -36,6 +36,8 @@ TASKS = {
     "table-classification": ("table", Classifier),
     "table-regression": ("table", Regressor),
 }
+# The argument of a builder that adds heads for the time of training.
+AUXILIARY = "aux_heads"
 SPEC = "spec.json"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.json"
@@ -91,7 +93,8 @@ def save_bundle(
             complete on disk.
         predictor: The trained model behind its encoder.
         builder: Name under which `load` finds the builder.
-        arguments: JSON-ready keyword arguments with which the builder made the model.
+        arguments: JSON-ready keyword arguments with which the builder made the model;
+            auxiliary heads, which only training has, are left out.
         metrics: JSON-ready metrics.
         card: Model card in Markdown.
         storage: `"float32"` is exact, `"float16"` halves the size, `"int8"` also stores
@@ -109,7 +112,7 @@ def save_bundle(
         raise ValueError(f"storage={storage!r}; expected one of {STORAGES}")
     spec = Bundle(
         builder=builder,
-        arguments=dict(arguments),
+        arguments={k: v for k, v in arguments.items() if k != AUXILIARY},
         labels=list(predictor.labels),
         answer=predictor.answer_settings,
         preprocessing=predictor.encoder.config,
@@ -171,6 +174,8 @@ def load(
     if input_shape is not None:
         if not isinstance(encoder, ArrayEncoder):
             raise InputError(f"{folder} takes no arrays, so it has no input_shape")
+        if not isinstance(input_shape, (tuple, list)):
+            raise InputError(f"input_shape={input_shape!r}; give a shape, a tuple")
         arguments = {**arguments, "input_shape": tuple(input_shape)}
         encoder = encoder.resized(input_shape)
     model = _rebuild(builder, arguments, folder, resize=input_shape is not None)

@@ -6,7 +6,7 @@ A builder checks everything before its first layer, so that nothing is allocated
 import difflib
 import inspect
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 
 def check_choice(name: str, value, choices: Iterable[str]) -> None:
@@ -35,6 +35,17 @@ def check_positive(**sizes) -> None:
             raise ValueError(f"{name}={value!r}; expected integers of at least 1")
 
 
+def check_sizes(**sizes) -> None:
+    """Refuse anything but single positive integers.
+
+    Raises:
+        ValueError: If a size is not an integer of at least 1.
+    """
+    for name, value in sizes.items():
+        if not _is_size(value):
+            raise ValueError(f"{name}={value!r}; expected an integer of at least 1")
+
+
 def check_sequences(**sequences) -> None:
     """Refuse anything but sequences of positive integers, one item at least.
 
@@ -54,7 +65,7 @@ def check_rates(**rates) -> None:
         ValueError: If a rate is not in `[0, 1)`.
     """
     for name, value in rates.items():
-        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise ValueError(f"{name}={value!r}; expected a rate in [0, 1)")
 
 
@@ -62,11 +73,12 @@ def check_classes(num_classes: int) -> None:
     """Refuse fewer than two classes.
 
     Raises:
-        ValueError: If `num_classes` is below 2.
+        ValueError: If `num_classes` is not an integer of at least 2.
     """
-    check_positive(num_classes=num_classes)
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes}; expected at least 2")
+    if not _is_size(num_classes) or num_classes < 2:
+        raise ValueError(
+            f"num_classes={num_classes!r}; expected an integer of at least 2"
+        )
 
 
 def check_outputs(num_classes: int, num_outputs: int | None) -> None:
@@ -82,17 +94,25 @@ def check_outputs(num_classes: int, num_outputs: int | None) -> None:
     if num_outputs is None:
         check_classes(num_classes)
     else:
-        check_positive(num_outputs=num_outputs)
+        check_sizes(num_outputs=num_outputs)
 
 
-def check_shape(input_shape: Sequence[int], axes: Sequence[str]) -> None:
+def check_shape(
+    input_shape: Sequence[int | None], axes: Sequence[str], *, any_length: bool = False
+) -> None:
     """Refuse an input shape that is not one positive integer per axis.
+
+    Args:
+        input_shape: The shape.
+        axes: What each axis is.
+        any_length: Whether the first axis may be `None`.
 
     Raises:
         ValueError: If `input_shape` has other axes or a size below 1.
     """
     sizes = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
-    if len(sizes) != len(axes) or not all(_is_size(size) for size in sizes):
+    fixed = sizes[1:] if any_length and sizes[:1] == (None,) else sizes
+    if len(sizes) != len(axes) or not all(_is_size(size) for size in fixed):
         raise ValueError(
             f"input_shape={input_shape!r}; expected positive integers "
             f"({', '.join(axes)})"
@@ -127,6 +147,11 @@ def check_activation(activation: str) -> None:
     import keras  # noqa: PLC0415 - this module is imported where no backend may be
 
     check_choice("activation", activation, _names_of_functions(keras.activations))
+
+
+def is_number(value) -> bool:
+    """Tell whether a value is a real number, which `True` is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _names_of_functions(module) -> list[str]:

@@ -69,9 +69,11 @@ class Predictor:
     """
 
     def __init__(self, model: keras.Model, encoder: Encoder):
+        if isinstance(model.output, dict):  # heads that only training has
+            model = keras.Model(model.input, model.output["logits"], name=model.name)
         self.model = model
         self.encoder = encoder
-        self._forward = forward(model)
+        self._forward = forward(self.model)
         needed = {tensor.name for tensor in keras.tree.flatten(model.input)}
         if missing := sorted(needed - set(encoder.encode(encoder.no_examples))):
             raise InputError(

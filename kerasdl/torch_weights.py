@@ -84,10 +84,13 @@ RULES: dict[str, dict[str, str | InOrder | Callable[..., str]]] = {
         r"features\.8\.([01])": lambda i: f"head_{CONV_NORM[i]}",
         r"classifier\.1": "logits",
     },
-    # torchvision, whose numbers count activations and pooling too; AlexNet as well.
+    # torchvision, whose numbers count activations and pooling too; AlexNet as well. The
+    # dense layers are convolutions in timm.
     "vgg": {
         r"features\.\d+": InOrder(r"stage\d_(conv|norm)\d*"),
         r"classifier\.\d+": InOrder(r"dense\d+|logits"),
+        r"pre_logits\.fc(\d)": lambda i: f"dense{i}",
+        r"head\.fc": "logits",
     },
     # torchvision; timm.
     "vit": {
@@ -169,10 +172,11 @@ def _unwrap(state_dict) -> dict[str, np.ndarray]:
         raise ValueError(
             f"state_dict is a {type(state_dict).__name__}; expected arrays by name"
         )
+    state_dict = {str(name): value for name, value in state_dict.items()}
     if all(name.startswith(PREFIX) for name in state_dict):
         state_dict = {name.removeprefix(PREFIX): x for name, x in state_dict.items()}
     return {
-        name: _to_numpy(value)
+        name: _to_numpy(name, value)
         for name, value in state_dict.items()
         if not name.endswith(IGNORED)
     }
@@ -193,10 +197,15 @@ def _split_positions(arrays, variables) -> dict[str, np.ndarray]:
     return rest | {f"{name}.grid": table}
 
 
-def _to_numpy(value) -> np.ndarray:
+def _to_numpy(name, value) -> np.ndarray:
     if hasattr(value, "detach"):  # NumPy has no bfloat16, hence float()
         value = value.detach().cpu().float().numpy()
-    return np.asarray(value, dtype="float32")
+    try:
+        return np.asarray(value, dtype="float32")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"state_dict: {name!r} is a {type(value).__name__}; expected an array"
+        ) from error
 
 
 def _best_paths(model, names, variables) -> dict[str, str]:
@@ -210,8 +219,8 @@ def _best_paths(model, names, variables) -> dict[str, str]:
     )
     if not fits(best):
         raise ValueError(
-            f"state_dict: {min(names)!r} and the layers of {model.name!r} are of none "
-            f"of the families {sorted(RULES)}"
+            f"state_dict: {min(names, default=None)!r} and the layers of "
+            f"{model.name!r} are of none of the families {sorted(RULES)}"
         )
     return best
 
@@ -269,7 +278,7 @@ def _transpose(array, path, flattened) -> np.ndarray:
     """Bring a parameter into Keras's order of axes."""
     if not path.endswith("/kernel") or array.ndim < 2:
         return array
-    if flattened and array.ndim == 2 and array.shape[1] == np.prod(flattened):
+    if flattened and np.prod(array.shape[1:]) == np.prod(flattened):
         # Torch flattens channels first.
         height, width, channels = flattened
         array = array.reshape(-1, channels, height, width)

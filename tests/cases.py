@@ -146,6 +146,7 @@ def sentiment_parameters() -> int:
 
 CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
 BAD_RATE = ({"dropout": 1.0}, "dropout=1.0")
+SINGLE = "expected an integer of at least 1"
 BAD_CLASSES = ({"num_classes": 1}, "num_classes=1")
 BAD_OPTIMIZER = ({"optimizer": "adamm"}, "adamm")
 TOKEN_BAD = [
@@ -176,6 +177,7 @@ CASES = [
             ({"input_shape": (64, 62, 3)}, r"input_shape=\(64, 62, 3\).*at least 63"),
             ({"variant": "two_tower"}, "variant='two_tower'.*'two_towers'"),
             ({"hidden_units": (8, 0)}, r"hidden_units=\(8, 0\)"),
+            ({"hidden_units": 8}, "hidden_units=8; expected a sequence"),
         ],
         published=[({}, 61_100_840), ({"variant": "two_towers"}, 60_965_224)],
         still={"dropout": 0.0},
@@ -190,7 +192,9 @@ CASES = [
             *IMAGE_BAD,
             ({"input_shape": (3, 8, 2)}, r"input_shape=\(3, 8, 2\).*at least 4"),
             ({"filters": ()}, r"filters=\(\)"),
+            ({"filters": 8}, "filters=8; expected a sequence"),
             ({"kernel_size": 0}, "kernel_size=0"),
+            ({"kernel_size": (3, 3)}, rf"kernel_size=\(3, 3\); {SINGLE}"),
         ],
         published=[({}, 94_986)],
     ),
@@ -214,6 +218,7 @@ CASES = [
             ({"depths": 3}, "depths=3"),
             ({"depths": (2, 0)}, r"depths=\(2, 0\)"),
             ({"growth_rate": -4}, "growth_rate=-4"),
+            ({"growth_rate": (4, 4)}, rf"growth_rate=\(4, 4\); {SINGLE}"),
         ],
         published=[
             ({}, 7_978_856),
@@ -243,6 +248,7 @@ CASES = [
             ({"width": "wide"}, "width='wide'"),
             ({"depth": float("nan")}, "depth=nan"),
             ({"depth": float("inf")}, "depth=inf"),
+            ({"depth": True}, "depth=True"),
         ],
         published=[
             ({"variant": f"efficientnet_b{i}"}, count)
@@ -319,6 +325,8 @@ CASES = [
             ({"l1": -0.1}, "l1=-0.1"),
             ({"l2": float("inf")}, "l2=inf"),
             ({"l2": "much"}, "l2='much'"),
+            ({"l2": True}, "l2=True"),
+            ({"num_outputs": (2,)}, rf"num_outputs=\(2,\); {SINGLE}"),
         ],
         parameters=mlp_parameters,
     ),
@@ -348,6 +356,7 @@ CASES = [
             ({"version": "v3"}, "version='v3'"),
             ({"stem": "mnist"}, "stem='mnist'"),
             ({"width": 0}, "width=0"),
+            ({"width": (4, 8)}, rf"width=\(4, 8\); {SINGLE}"),
             ({"shortcut": "A"}, "shortcut='A'"),
             ({"stochastic_depth": 1.0}, r"stochastic_depth=1\.0"),
             ({"zero_init": True, "version": "v2"}, "zero_init=True with version='v2'"),
@@ -381,9 +390,10 @@ CASES = [
             BAD_OPTIMIZER,
             ({"input_shape": (5,)}, r"input_shape=\(5,\)"),
             ({"input_shape": (0, 3)}, r"input_shape=\(0, 3\)"),
-            ({"input_shape": (None, 0)}, r"input_shape=\(0,\)"),
+            ({"input_shape": (None, 0)}, r"input_shape=\(None, 0\).*length or None"),
             ({"num_outputs": 0}, "num_outputs=0"),
             ({"num_outputs": 1, "horizon": 0}, "horizon=0"),
+            ({"num_outputs": 1, "horizon": (2,)}, rf"horizon=\(2,\); {SINGLE}"),
             ({"horizon": 2}, "horizon=2 needs num_outputs"),
             ({"num_outputs": 4, "normalize": True}, "num_outputs=4.*the 3 channels"),
             ({"cell": "lst"}, "cell='lst'.*did you mean 'lstm'"),
@@ -454,6 +464,8 @@ CASES = [
             ({"input_shape": (31, 32, 3)}, r"input_shape=\(31, 32, 3\).*at least 32"),
             ({"variant": "vgg12"}, "variant='vgg12'.*did you mean 'vgg1"),
             ({"width": 0}, "width=0"),
+            ({"width": (4, 8)}, rf"width=\(4, 8\); {SINGLE}"),
+            ({"hidden_units": 64}, "hidden_units=64; expected a sequence"),
             ({"hidden_units": ()}, r"hidden_units=\(\)"),
         ],
         published=[
@@ -486,6 +498,7 @@ CASES = [
             ({"variant": "vit_h16"}, "variant='vit_h16'.*did you mean 'vit_"),
             ({"input_shape": (8, 10, 3)}, r"\(8, 10, 3\).*divisible by patch_size=4"),
             ({"patch_size": 0}, "patch_size=0"),
+            ({"patch_size": (4, 4)}, rf"patch_size=\(4, 4\); {SINGLE}"),
             ({"variant": "cct_2_3x2"}, "patch_size=4; variant='cct_2_3x2'"),
             ({"num_heads": 3}, "num_heads=3 does not divide width=8"),
             ({"width": 6, "positions": "sinusoidal"}, "width=6.*multiple of 4"),

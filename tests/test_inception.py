@@ -6,8 +6,11 @@ import pytest
 from keras import ops
 from scipy.special import log_softmax
 
-from kerasdl import inception
+from kerasdl import inception, load
 from kerasdl.backend import forward
+from kerasdl.bundle import save_bundle
+from kerasdl.data.arrays import ArrayEncoder
+from kerasdl.predict import Classifier
 
 UNITS = [
     f"stage{stage}_unit{unit}"
@@ -147,6 +150,25 @@ def test_heads_count_a_third_in_training_and_not_in_evaluation(headed):
     total = losses["logits"] + 0.3 * (losses["aux1"] + losses["aux2"])
     assert found == pytest.approx(total, rel=1e-4)
     assert (headed.get_layer("aux1_dense").get_weights()[0] != before).any()
+
+
+def test_a_bundle_holds_the_main_tower(tmp_path):
+    arguments = {"input_shape": (16, 16, 2), "num_classes": 2, "aux_heads": True}
+    model = inception(**arguments)
+    encoder = ArrayEncoder("image", (16, 16, 2))
+    predictor = Classifier(model, encoder, ("a", "b"))
+    folder = save_bundle(
+        tmp_path / "bundle",
+        predictor,
+        builder="inception",
+        arguments=arguments,
+        metrics={},
+        card="",
+        keras_copy=False,
+    )
+    again, x = load(folder), images(2, 16, 16, 2)
+    assert not any(layer.name.startswith("aux") for layer in again.model.layers)
+    np.testing.assert_allclose(again.answers(x), predictor.answers(x), atol=1e-6)
 
 
 def test_heads_survive_a_keras_file(headed, tmp_path):

@@ -195,3 +195,10 @@ def test_standardize_learns_nothing_in_training():
 def test_standardize_refuses_what_has_no_mean(array):
     with pytest.raises(ValueError, match=r"array of shape .*finite"):
         Standardize().adapt(array)
+
+
+def test_numbers_of_numpy_are_taken_and_stored():
+    model = mlp((3,), 2, l2=np.float32(0.5), dropout=np.float32(0.25), optimizer=None)
+    again = keras.models.model_from_json(model.to_json())
+    assert again.get_layer("hidden1_dense").kernel_regularizer.l2 == 0.5
+    assert again.get_layer("hidden1_dropout").rate == 0.25

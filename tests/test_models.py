@@ -99,7 +99,7 @@ def test_every_builder_has_a_case():
 
 @EACH
 def test_output_is_finite_float32(case):
-    model = case.build(num_classes=3)
+    model = case.build(num_classes=np.int64(3))
     found = logits(model, case.batch())
     assert model.output.dtype == "float32"
     assert model.output_shape == (None, 3)

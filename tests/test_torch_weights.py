@@ -132,6 +132,10 @@ def test_the_first_mismatch_is_named_and_nothing_changed(model, change, message)
     [
         ({"x.weight": array(1)}, "'x.weight' and the layers of 'resnet' are of none"),
         ({}, "is a dict; expected arrays by name"),
+        ({"net": {"conv1.weight": 1}}, "'net' is a dict; expected an array"),
+        ({"conv1.weight": "x"}, "'conv1.weight' is a str; expected an array"),
+        ({1: array(1)}, "'1' and the layers of 'resnet' are of none"),
+        ({"bn1.num_batches_tracked": array(1)}, "of none of the families"),
         ({"state_dict": [1]}, "is a list"),
     ],
 )

@@ -66,6 +66,27 @@ def test_vgg_equals_torchvision(variant, normalize, size):
     np.testing.assert_allclose(forward(model)(x), expected, atol=1e-4, rtol=0)
 
 
+def test_dense_layers_may_be_convolutions_as_in_timm():
+    state_dict, _ = reference_vgg("vgg11")
+    first, second, last = (f"classifier.{i}" for i in (0, 3, 6))
+    names = {first: "pre_logits.fc1", second: "pre_logits.fc2", last: "head.fc"}
+    shapes = {first: (-1, 512, 7, 7), second: (HIDDEN[1], HIDDEN[0], 1, 1)}
+    timm = {}
+    for name, value in state_dict.items():
+        module, _, parameter = name.rpartition(".")
+        shape = shapes.get(module) if parameter == "weight" else None
+        timm[f"{names.get(module, module)}.{parameter}"] = (
+            value.reshape(shape) if shape else value
+        )
+    found = []
+    for weights in (state_dict, timm):
+        model = vgg((32, 32, 3), 10, variant="vgg11", hidden_units=HIDDEN)
+        load_torch_weights(model, weights)
+        found.append(model.get_weights())
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_weights_of_another_variant_are_refused():
     state_dict, _ = reference_vgg("vgg13")
     model = vgg((32, 32, 3), 10, variant="vgg11", hidden_units=HIDDEN, optimizer=None)

@@ -310,6 +310,8 @@ def test_a_bundle_is_reloaded_at_another_image_size(tmp_path):
     np.testing.assert_allclose(same.answers(image), predictor.answers(image), atol=1e-6)
     with pytest.raises(InputError, match=r"shape \(1, 8, 8, 1\); give \(count, 12, 16"):
         large.answers(image)
+    with pytest.raises(InputError, match="input_shape=5; give a shape"):
+        load(folder, input_shape=5)
     with pytest.raises(InputError, match="divisible"):
         load(folder, input_shape=(9, 8, 1))
 

@@ -8,8 +8,8 @@ from kerasdl.checks import (
     check_choice,
     check_classes,
     check_image,
-    check_positive,
     check_rates,
+    check_sequences,
 )
 from kerasdl.layers import AdaptiveAveragePooling
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
@@ -77,7 +77,7 @@ def alexnet(
     check_choice("variant", variant, VARIANTS)
     check_image(input_shape, smallest=SMALLEST)
     check_classes(num_classes)
-    check_positive(hidden_units=hidden_units)
+    check_sequences(hidden_units=hidden_units)
     check_rates(dropout=dropout)
 
     filters, groups = VARIANTS[variant]

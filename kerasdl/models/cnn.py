@@ -4,7 +4,13 @@ import keras
 from keras import layers
 
 from kerasdl.blocks import batch_norm, classify, conv, image_input
-from kerasdl.checks import check_classes, check_image, check_positive, check_rates
+from kerasdl.checks import (
+    check_classes,
+    check_image,
+    check_rates,
+    check_sequences,
+    check_sizes,
+)
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 
@@ -51,7 +57,8 @@ def cnn(
         [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3.2, for the
         order within a stage. Differs: the convolutions keep their bias.
     """
-    check_positive(filters=filters, kernel_size=kernel_size)
+    check_sequences(filters=filters)
+    check_sizes(kernel_size=kernel_size)
     check_image(input_shape, smallest=2 ** len(filters))
     check_classes(num_classes)
     check_rates(dropout=dropout)

@@ -8,9 +8,9 @@ from kerasdl.checks import (
     check_choice,
     check_classes,
     check_image,
-    check_positive,
     check_rates,
     check_sequences,
+    check_sizes,
 )
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
@@ -82,7 +82,7 @@ def densenet(
     depths = row_depths if depths is None else depths
     growth_rate = row_growth_rate if growth_rate is None else growth_rate
     check_sequences(depths=depths)
-    check_positive(growth_rate=growth_rate)
+    check_sizes(growth_rate=growth_rate)
     check_image(input_shape, smallest=_smallest_image(len(depths), large_stem))
     check_classes(num_classes)
     check_rates(dropout=dropout)
@@ -106,7 +106,7 @@ def densenet(
             )
     x = layers.ReLU(name="final_relu")(batch_norm(x, name="final_norm"))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    logits = layers.Dense(int(num_classes), dtype="float32", name="logits")(x)
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)

@@ -2,14 +2,19 @@
 
 import functools
 import math
-from numbers import Real
 
 import keras
 import numpy as np
 from keras import layers
 
 from kerasdl.blocks import batch_norm, classify, conv, image_input
-from kerasdl.checks import check_choice, check_classes, check_image, check_rates
+from kerasdl.checks import (
+    check_choice,
+    check_classes,
+    check_image,
+    check_rates,
+    is_number,
+)
 from kerasdl.layers import StochasticDepth
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
@@ -133,7 +138,7 @@ def efficientnet(
 
 def _check_multipliers(**multipliers):
     for name, value in multipliers.items():
-        if not isinstance(value, Real) or not 0 < value < math.inf:
+        if not is_number(value) or not 0 < value < math.inf:
             raise ValueError(f"{name}={value!r}; expected a number above 0")
 
 

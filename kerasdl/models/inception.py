@@ -132,7 +132,7 @@ def _auxiliary(x, num_classes, *, dropout, name):
         name=f"{name}_dense",
     )(x)
     x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
-    return layers.Dense(num_classes, dtype="float32", name=f"{name}_logits")(x)
+    return layers.Dense(int(num_classes), dtype="float32", name=f"{name}_logits")(x)
 
 
 def _conv(x, filters, kernel_size, *, strides=1, name):

@@ -77,7 +77,7 @@ def lenet5(
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(120, activation=activation, name="dense1")(x)
     x = layers.Dense(84, activation=activation, name="dense2")(x)
-    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    logits = layers.Dense(int(num_classes), dtype="float32", name="logits")(x)
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)

@@ -1,7 +1,6 @@
 """Multilayer perceptrons (Rumelhart et al. 1986) for rows of numbers."""
 
 import math
-from numbers import Real
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from kerasdl.checks import (
     check_rates,
     check_sequences,
     check_shape,
+    is_number,
 )
 from kerasdl.layers import Standardize
 from kerasdl.tasks import Optimizer, Rate, compile_classifier, compile_regressor
@@ -114,7 +114,7 @@ def mlp(
         x = layers.Activation(activation, name=f"hidden{i}_activation")(x)
         x = layers.Dropout(dropout, name=f"hidden{i}_dropout")(x)
     outputs = layers.Dense(
-        num_outputs or num_classes,
+        int(num_outputs or num_classes),
         kernel_regularizer=_penalty(l1, l2),
         dtype="float32",
         name="outputs" if num_outputs else "logits",
@@ -134,10 +134,10 @@ def _normalise(x, norm, *, name):
 
 
 def _penalty(l1, l2):
-    return keras.regularizers.L1L2(l1, l2) if l1 or l2 else None
+    return keras.regularizers.L1L2(float(l1), float(l2)) if l1 or l2 else None
 
 
 def _check_penalties(**penalties) -> None:
     for name, value in penalties.items():
-        if not isinstance(value, Real) or not 0 <= value < math.inf:
+        if not is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name}={value!r}; expected a number of at least 0")

@@ -8,8 +8,8 @@ from kerasdl.checks import (
     check_choice,
     check_classes,
     check_image,
-    check_positive,
     check_rates,
+    check_sizes,
 )
 from kerasdl.layers import StochasticDepth
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
@@ -105,7 +105,7 @@ def resnet(
     check_choice("version", version, VERSIONS)
     check_choice("stem", stem, STEMS)
     check_choice("shortcut", shortcut, SHORTCUTS)
-    check_positive(width=width)
+    check_sizes(width=width)
     check_rates(stochastic_depth=stochastic_depth)
     _check_together(version, shortcut, zero_init, stochastic_depth)
 
@@ -133,7 +133,7 @@ def resnet(
         x = batch_norm(x, name="final_norm")
         x = layers.ReLU(name="final_relu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    logits = layers.Dense(int(num_classes), dtype="float32", name="logits")(x)
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)

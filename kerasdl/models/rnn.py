@@ -8,10 +8,10 @@ from kerasdl.blocks import classify
 from kerasdl.checks import (
     check_choice,
     check_outputs,
-    check_positive,
     check_rates,
     check_sequences,
     check_shape,
+    check_sizes,
 )
 from kerasdl.layers import GRU, LSTM
 from kerasdl.tasks import Optimizer, Rate, compile_classifier, compile_regressor
@@ -77,9 +77,9 @@ def rnn(
         `normalize` after [RevIN](https://openreview.net/forum?id=cGDAkQo1C0p), without
         its weights.
     """
-    _check_series(input_shape)
+    check_shape(input_shape, ("length or None", "channels"), any_length=True)
     check_outputs(num_classes, num_outputs)
-    check_positive(horizon=horizon)
+    check_sizes(horizon=horizon)
     check_choice("cell", cell, CELLS)
     check_sequences(units=units)
     check_rates(dropout=dropout)
@@ -106,7 +106,7 @@ def rnn(
             model, optimizer=optimizer, learning_rate=learning_rate
         )
     x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Dense(horizon * num_outputs, dtype="float32", name="steps")(x)
+    x = layers.Dense(int(horizon * num_outputs), dtype="float32", name="steps")(x)
     x = layers.Reshape((horizon, num_outputs), dtype="float32", name="outputs")(x)
     model = keras.Model(series, restore(x) if normalize else x, name=name)
     return compile_regressor(model, optimizer=optimizer, learning_rate=learning_rate)
@@ -128,13 +128,6 @@ def _normalise(series):
         return forecast * deviation[..., :channels] + mean[..., :channels]
 
     return (series - mean) / deviation, restore
-
-
-def _check_series(input_shape) -> None:
-    axes = ("length", "channels")
-    if isinstance(input_shape, (tuple, list)) and tuple(input_shape[:1]) == (None,):
-        input_shape, axes = input_shape[1:], axes[1:]
-    check_shape(input_shape, axes)
 
 
 def _check_forecast(channels, num_outputs, horizon, normalize) -> None:

@@ -91,7 +91,7 @@ def sentiment(
     x, mask = merge_steps(x, token_mask(tokens), pool=pool)
     x = bidirectional(LSTM, units, x, mask, sequences=True, name="lstm")
     x = layers.Dropout(dropout, name="dropout")(pool_max_mean(x, mask))
-    deep = layers.Dense(num_classes, dtype="float32", name="deep")(x)
+    deep = layers.Dense(int(num_classes), dtype="float32", name="deep")(x)
 
     logits = Blend(["bag", "deep"], dtype="float32", name="logits")([wide, deep])
     model = keras.Model({"tokens": tokens, "ngrams": ngrams}, logits, name=name)

@@ -8,8 +8,9 @@ from kerasdl.checks import (
     check_choice,
     check_classes,
     check_image,
-    check_positive,
     check_rates,
+    check_sequences,
+    check_sizes,
 )
 from kerasdl.layers import AdaptiveAveragePooling
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
@@ -76,7 +77,8 @@ def vgg(
     check_choice("variant", variant, VARIANTS)
     check_image(input_shape, smallest=2 ** len(MULTIPLES))
     check_classes(num_classes)
-    check_positive(width=width, hidden_units=hidden_units)
+    check_sizes(width=width)
+    check_sequences(hidden_units=hidden_units)
     check_rates(dropout=dropout)
 
     image = x = image_input(input_shape)

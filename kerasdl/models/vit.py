@@ -10,8 +10,8 @@ from kerasdl.checks import (
     check_choice,
     check_classes,
     check_image,
-    check_positive,
     check_rates,
+    check_sizes,
 )
 from kerasdl.initializers import TruncatedNormal
 from kerasdl.layers import ClassToken, GridPositions, SelfAttention, StochasticDepth
@@ -166,7 +166,7 @@ def vit(
 
 
 def _check_form(form, positions, dropout):
-    check_positive(width=form.width, depth=form.depth, num_heads=form.num_heads)
+    check_sizes(width=form.width, depth=form.depth, num_heads=form.num_heads)
     check_rates(dropout=dropout, stochastic_depth=form.stochastic_depth)
     check_choice("pooling", form.pooling, POOLINGS)
     check_choice("positions", positions, POSITIONS)
@@ -184,7 +184,7 @@ def _check_grid(input_shape, patch_size):
     check_image(input_shape)
     if patch_size is None:
         return
-    check_positive(patch_size=patch_size)
+    check_sizes(patch_size=patch_size)
     if any(size % patch_size for size in input_shape[:2]):
         raise ValueError(
             f"input_shape={tuple(input_shape)}; expected a height and width divisible "
