@@ -21,9 +21,8 @@ def images(*shape, seed=0):
 
 def reference_vgg(name):
     """Return torchvision's network with narrow dense layers, to be quick."""
-    import torch
-    from torch import nn
-
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
     model = getattr(torchvision().models, name)(init_weights=False)
     sizes = (512 * 7 * 7, *HIDDEN, 10)
     for i, size in zip((0, 3, 6), itertools.pairwise(sizes), strict=True):
