@@ -134,20 +134,41 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def summary(run, app: str, example: str) -> str:
-    """Say what a run measured, where it lies and how it is used."""
-    return "\n".join(
-        [
-            measured(run.metrics),
-            f"report   {run.folder / 'report.html'}",
-            f"bundle   {run.folder / 'bundle'}",
-            f"use it   kerasdl {app} predict --bundle {run.folder} {example}",
-        ]
-    )
+def train_recipe(
+    recipe, *, app: str, example: str, out: Path | None, overwrite: bool, as_json: bool
+) -> int:
+    """Train a recipe, print what was measured, and return the exit code.
+
+    Args:
+        recipe: A `kerasdl.Recipe`.
+        app: Name of the app, for the run folder and the hint.
+        example: What to give `predict`, in the hint.
+        out: Run folder; `None` for one of its own.
+        overwrite: Replace an earlier run in `out`.
+        as_json: Print one JSON document.
+    """
+    load_backend()
+    from kerasdl import train
+    from kerasdl.runs import default_folder
+
+    folder = out or default_folder(app)
+    run = train(recipe, out=folder, overwrite=overwrite, console=console())
+    if as_json:
+        print_json({"run": str(run.folder), **run.metrics})
+    else:
+        print_metrics(run.metrics, as_json=False)
+        print_line(f"report   {run.folder / 'report.html'}")
+        print_line(f"bundle   {run.folder / 'bundle'}")
+        use = f"kerasdl {app} predict --bundle {run.folder} {example}"
+        print_line(f"use it   {use}")
+    return 128 + run.interrupted if run.interrupted else 0
 
 
-def measured(metrics: dict) -> str:
-    """Say in two lines what was measured, and on what."""
+def print_metrics(metrics: dict, *, as_json: bool) -> None:
+    """Print metrics as JSON, or in two lines: what was measured, and on what."""
+    if as_json:
+        print_json(metrics)
+        return
     if "accuracy" in metrics:
         line = (
             f"accuracy {metrics['accuracy']:.2%} (95 % interval"
@@ -161,4 +182,4 @@ def measured(metrics: dict) -> str:
             f" {metrics['rmse_low']:.4g} to {metrics['rmse_high']:.4g}) · mean"
             f" absolute error {metrics['mae']:.4g}"
         )
-    return f"{line}\nmeasured on {metrics['set']}, {metrics['count']:,} examples"
+    print_line(f"{line}\nmeasured on {metrics['set']}, {metrics['count']:,} examples")

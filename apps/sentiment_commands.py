@@ -26,10 +26,10 @@ from kerasdl_apps.options import (
     check_writable,
     console,
     load_backend,
-    measured,
     print_json,
     print_line,
-    summary,
+    print_metrics,
+    train_recipe,
     write_csv,
 )
 
@@ -92,21 +92,14 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
     )
-    load_backend()
-    from kerasdl import train as run_recipe
-    from kerasdl.runs import default_folder
-
-    run = run_recipe(
+    return train_recipe(
         chosen,
-        out=out or default_folder("sentiment"),
+        app="sentiment",
+        example='"…"',
+        out=out,
         overwrite=overwrite,
-        console=console(),
+        as_json=as_json,
     )
-    if as_json:
-        print_json({"run": str(run.folder), **run.metrics})
-    else:
-        print_line(summary(run, "sentiment", '"…"'))
-    return 128 + run.interrupted if run.interrupted else 0
 
 
 @app.command()
@@ -134,10 +127,7 @@ def evaluate(
         encoding=encoding,
         encoding_errors=encoding_errors,
     )
-    if as_json:
-        print_json(metrics)
-    else:
-        print_line(measured(metrics))
+    print_metrics(metrics, as_json=as_json)
 
 
 @app.command()

@@ -23,12 +23,11 @@ from kerasdl_apps.options import (
     Seed,
     TrainedBundle,
     check_writable,
-    console,
     load_backend,
-    measured,
     print_json,
     print_line,
-    summary,
+    print_metrics,
+    train_recipe,
     write_csv,
 )
 
@@ -94,21 +93,14 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
     )
-    load_backend()
-    from kerasdl import train as run_recipe
-    from kerasdl.runs import default_folder
-
-    run = run_recipe(
+    return train_recipe(
         chosen,
-        out=out or default_folder("tabular"),
+        app="tabular",
+        example="--data FILE",
+        out=out,
         overwrite=overwrite,
-        console=console(),
+        as_json=as_json,
     )
-    if as_json:
-        print_json({"run": str(run.folder), **run.metrics})
-    else:
-        print_line(summary(run, "tabular", "--data FILE"))
-    return 128 + run.interrupted if run.interrupted else 0
 
 
 @app.command()
@@ -127,10 +119,7 @@ def evaluate(
     metrics = tabular.evaluate(
         bundle, data, target, encoding=encoding, encoding_errors=encoding_errors
     )
-    if as_json:
-        print_json(metrics)
-    else:
-        print_line(measured(metrics))
+    print_metrics(metrics, as_json=as_json)
 
 
 @app.command()
