@@ -20,6 +20,9 @@ from kerasdl.predict import Classifier, Predictor, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
 
+# Rounds of self-training where there are unlabelled examples.
+ROUNDS = 2
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -50,9 +53,9 @@ def fit(
 
     A stratified part of `data` is kept for validation: it chooses the epoch, the
     weights of the branches and how far to trust the answers. Where there are unlabelled
-    examples, a first model gives them soft labels, and a second one learns from all
-    examples (self-training, Scudder 1965; soft labels, Hinton et al. 2015), save a bag
-    of n-grams beside other branches: that of the first model stays.
+    examples, the model gives them soft labels, and a new one learns from all examples,
+    `ROUNDS` times (self-training, Scudder 1965; soft labels, Hinton et al. 2015); a bag
+    of n-grams beside other branches stays as the labels alone have made it.
 
     Args:
         recipe: How to train.
@@ -66,22 +69,48 @@ def fit(
     Returns:
         The trained model.
     """
-    backend.set_seed(recipe.seed)
     kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
-    examples, labels = kept.examples, kept.labels
-    teacher = None
-    if unlabelled:
-        taught = fit(recipe, builder, data, console=console, stop=stop, folder=folder)
+    encoder, inputs = ENCODERS[recipe.kind].fit_encode(kept.examples, **recipe.encoder)
+    options = {"console": console, "stop": stop, "folder": folder}
+
+    def fit_once(inputs, labels, teacher=None):
+        data = kept, validation
+        return _fit_once(
+            recipe, builder, encoder, inputs, labels, data, teacher=teacher, **options
+        )
+
+    fitted = fit_once(inputs, kept.labels)
+    if not unlabelled:
+        return fitted
+    inputs = encoder.encode([*kept.examples, *unlabelled])
+    known = np.eye(len(data.label_names))[kept.labels]
+    for _ in range(ROUNDS):
         if stop and stop.received:
-            return taught
-        teacher, encoder = taught.predictor.model, taught.predictor.encoder
-        guessed = taught.predictor.answers(unlabelled)
-        labels = np.concatenate([np.eye(len(data.label_names))[labels], guessed])
-        inputs = encoder.encode([*examples, *unlabelled])
-    else:
-        encoder, inputs = ENCODERS[recipe.kind].fit_encode(examples, **recipe.encoder)
+            break
+        guessed = fitted.predictor.answers(unlabelled)
+        labels = np.concatenate([known, guessed])
+        fitted = fit_once(inputs, labels, teacher=fitted.predictor.model)
+    return fitted
+
+
+def _fit_once(
+    recipe: Recipe,
+    builder: Callable[..., keras.Model],
+    encoder: Encoder,
+    inputs: Mapping[str, Ragged],
+    labels: np.ndarray,
+    data: tuple[Labelled, Labelled],
+    *,
+    teacher: keras.Model | None,
+    console: Console,
+    stop: StopOnSignal | None,
+    folder: Path | None,
+) -> Fitted:
+    """Train one model on encoded examples; calibrate it on the second of `data`."""
+    backend.set_seed(recipe.seed)
+    kept, validation = data
     arguments = {
-        **_accepted(builder, {**encoder.sizes, **_outputs(data)}),
+        **_accepted(builder, {**encoder.sizes, **_outputs(kept)}),
         **recipe.arguments,
     }
     steps = -(-len(labels) // recipe.batch_size)
