@@ -197,7 +197,8 @@ def test_regression_learns_a_formula_and_its_range_holds(tmp_path):
         p.low <= value <= p.high
         for p, value in zip(predictor(rows), values, strict=True)
     ]
-    assert 0.8 < np.mean(inside) <= 1
+    # Of 34 examples for validation the margin has a standard error of 5 %.
+    assert 0.7 < np.mean(inside) <= 1
 
 
 def test_small_tables_are_cross_validated(tmp_path):
