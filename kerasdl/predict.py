@@ -82,7 +82,10 @@ class Predictor:
 
     def outputs(self, examples) -> np.ndarray:
         """Return what the model itself says, `(count, units)` float32 as a rule."""
-        examples = self.encoder.check(examples)
+        return self._outputs(self.encoder.check(examples))
+
+    def _outputs(self, examples) -> np.ndarray:
+        """Return the outputs for examples that are checked already."""
         chunks = [
             self.encoded_outputs(
                 self.encoder.encode(examples[start : start + EXAMPLES_PER_CHUNK])
@@ -154,7 +157,7 @@ class Classifier(Predictor):
             InputError: If an example is not what the encoder takes.
         """
         examples = self.encoder.check(examples)
-        rows = self.answers(examples).tolist()
+        rows = self._answers(self._outputs(examples)).tolist()
         return [
             self._prediction(example, row)
             for example, row in zip(examples, rows, strict=True)
@@ -190,7 +193,10 @@ class Classifier(Predictor):
 
     def answers(self, examples) -> np.ndarray:
         """Return calibrated probabilities `(count, classes)`, float64."""
-        return softmax(self.outputs(examples), self.temperature)
+        return self._answers(self.outputs(examples))
+
+    def _answers(self, outputs: np.ndarray) -> np.ndarray:
+        return softmax(outputs, self.temperature)
 
     def _prediction(self, example, row: list[float]) -> Prediction:
         best = int(np.argmax(row))
@@ -251,11 +257,10 @@ class Regressor(Predictor):
             InputError: If an example is not what the encoder takes.
         """
         examples = self.encoder.check(examples)
+        values = self._answers(self._outputs(examples)).tolist()
         return [
             ValuePrediction(example, value, value - self.margin, value + self.margin)
-            for example, value in zip(
-                examples, self.answers(examples).tolist(), strict=True
-            )
+            for example, value in zip(examples, values, strict=True)
         ]
 
     def targets(self, values: np.ndarray, *, smoothing: float = 0.0) -> np.ndarray:
@@ -283,7 +288,10 @@ class Regressor(Predictor):
         Their shape is `(count,)`, or the model's output shape where that holds more
         than one value.
         """
-        values = self.mean + self.scale * self.outputs(examples).astype(np.float64)
+        return self._answers(self.outputs(examples))
+
+    def _answers(self, outputs: np.ndarray) -> np.ndarray:
+        values = self.mean + self.scale * outputs.astype(np.float64)
         return values[:, 0] if values.shape[1:] == (1,) else values
 
 

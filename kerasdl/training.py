@@ -49,7 +49,6 @@ FOLDS = 5
 NUM_SHOWN_ERRORS = 10
 # What one example of each kind of data is called.
 UNITS = {"text": "texts", "table": "rows"}
-UNKNOWN = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -318,7 +317,8 @@ def _shown(example) -> str:
     if isinstance(example, str):
         return example
     return ", ".join(
-        f"{name} {UNKNOWN if cell is None else cell}" for name, cell in example.items()
+        f"{name} {report.UNKNOWN if cell is None else cell}"
+        for name, cell in example.items()
     )
 
 
