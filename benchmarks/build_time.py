@@ -11,14 +11,12 @@ default. `share` is that of the random numbers in building with Keras's.
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
-from pathlib import Path
+
+from common import RESULTS, in_own_process, machine
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "build_time.json"
+PATH = RESULTS / "build_time.json"
 BACKENDS = ("tensorflow", "jax", "torch")
 MODELS = {
     "resnet152": ("resnet", {"variant": "resnet152"}),
@@ -45,8 +43,8 @@ def main() -> None:
         for backend in options.backends
         for model in options.models
     ]
-    record = {"cores": os.cpu_count(), "machine": platform.machine(), "rows": rows}
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = {"machine": machine(), "rows": rows}
+    PATH.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(backend: str, model: str, repeats: int) -> dict:
@@ -54,7 +52,13 @@ def measure(backend: str, model: str, repeats: int) -> dict:
     seconds = {numbers: [] for numbers in NUMBERS}
     for _ in range(repeats):
         for numbers, times in seconds.items():
-            times.append(_in_own_process(backend, model, numbers))
+            times.append(
+                float(
+                    in_own_process(
+                        __file__, "--one", model, numbers, KERAS_BACKEND=backend
+                    )
+                )
+            )
     least = {numbers: round(min(times), 2) for numbers, times in seconds.items()}
     row = {
         "backend": backend,
@@ -94,18 +98,6 @@ def _draw_with_keras(initializer, shape, dtype=None):
 
     stddev = initializer.stddev_of(shape)
     return keras.initializers.TruncatedNormal(stddev=stddev)(shape, dtype)
-
-
-def _in_own_process(backend, model, numbers) -> float:
-    command = [sys.executable, __file__, "--one", model, numbers]
-    process = subprocess.run(
-        command,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(process.stdout.split()[-1])
 
 
 if __name__ == "__main__":

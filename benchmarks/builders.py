@@ -29,9 +29,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from common import RESULTS
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "builders.json"
+PATH = RESULTS / "builders.json"
 TRAINED, MEASURED = 10_000, 2_000
 QUICK = 500
 # Divides all of them, so that no last batch of another size is compiled.
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--one", choices=WORKLOADS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        print(table(json.loads(RESULTS.read_text())))
+        print(table(json.loads(PATH.read_text())))
     elif options.one:
         print(json.dumps(run_builder(options.one, options.data, quick=options.quick)))
     else:
@@ -219,7 +220,7 @@ def _in_own_process(name: str, data: Path, *, quick: bool) -> dict | None:
 
 def _recorded_beside(row: dict) -> tuple[list[dict], list[dict]]:
     """Return the recorded rows of the same run, and the others."""
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = json.loads(PATH.read_text()) if PATH.exists() else []
     same = [old for old in rows if all(old[key] == row[key] for key in KEY)]
     return same, [old for old in rows if old not in same]
 
@@ -228,7 +229,7 @@ def record(row: dict) -> None:
     """Add a row to the results, in place of an earlier one of the same run."""
     _, others = _recorded_beside(row)
     rows = sorted([*others, row], key=lambda row: [row[key] for key in KEY])
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    PATH.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def compare(row: dict) -> list[str]:

@@ -17,17 +17,17 @@ subtracted is the channel's, as published weights expect.
 import argparse
 import json
 import os
-import platform
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
+from common import RESULTS, machine, record
 
 import kerasdl
 from kerasdl import backend
 
-RESULTS = Path(__file__).parent / "results" / "cifar10.json"
+PATH = RESULTS / "cifar10.json"
+KEY = ("model", "backend", "precision", "seed", "steps")
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 CHANNEL_MEAN = np.array([125.3, 123.0, 113.9], "float32")
 CHANNEL_DEVIATION = np.array([63.0, 62.1, 66.7], "float32")
@@ -58,7 +58,7 @@ def main() -> None:
             row = run(data, variant, seed, options)
             print(json.dumps(row))
             if not options.quick:
-                record(row)
+                record(PATH, row, KEY)
 
 
 def load(path: str | None = None) -> dict[str, np.ndarray]:
@@ -97,7 +97,7 @@ def run(data: dict, variant: str, seed: int, options: argparse.Namespace) -> dic
         "log_loss": loss,
         "seconds": round(seconds, 1),
         "images_per_second": round(options.steps * BATCH_SIZE / seconds),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": {"keras": keras.version(), "kerasdl": kerasdl.__version__},
     }
 
@@ -167,14 +167,6 @@ class Augmented(keras.utils.PyDataset):
         self.epoch += 1
         random = np.random.default_rng((self.seed, self.epoch))
         self.order = random.permutation(len(self.labels))
-
-
-def record(row: dict) -> None:
-    """Add a row to the results, in place of an earlier one of the same run."""
-    key = ("model", "backend", "precision", "seed", "steps")
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    rows = [old for old in rows if any(old[k] != row[k] for k in key)]
-    RESULTS.write_text(json.dumps([*rows, row], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,17 +31,17 @@ import argparse
 import csv
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common import RESULTS, machine
 from sklearn.linear_model import Ridge
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "forecast.json"
+PATH = RESULTS / "forecast.json"
 SEEDS = (0, 1, 2)
 TRAIN_SHARE, VALIDATION_SHARE = 0.7, 0.1
 PENALTIES = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -134,9 +134,7 @@ def main() -> None:
             results.append({"series": name, **row})
             print(json.dumps(results[-1]), flush=True)
     if not (options.quick or options.validate):
-        RESULTS.write_text(
-            json.dumps({"results": results, **_facts()}, indent=1) + "\n"
-        )
+        PATH.write_text(json.dumps({"results": results, **_facts()}, indent=1) + "\n")
 
 
 def measure(task: Task, options: argparse.Namespace) -> list[dict]:
@@ -283,7 +281,7 @@ def _facts() -> dict:
     return {
         "settings": settings,
         "backend": keras.backend.backend(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": {"keras": keras.version(), "kerasdl": kerasdl.__version__},
     }
 

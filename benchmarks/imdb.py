@@ -14,25 +14,21 @@ training, calibration, prediction.
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from common import RESULTS, in_own_process, machine, record, table
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results"
-# Column of the table: factor and decimals.
+# Columns of the table: title, factor and decimals.
 SHOWN = {
-    "accuracy": (100, 2),
-    "accuracy_without_duplicates": (100, 2),
-    "log_loss": (1, 4),
-    "ece": (1, 4),
-    "seconds": (1, 0),
+    "accuracy": ("accuracy, %", 100, 2),
+    "accuracy_without_duplicates": ("without duplicates, %", 100, 2),
+    "log_loss": ("log loss", 1, 4),
+    "ece": ("ECE", 1, 4),
+    "seconds": ("seconds", 1, 0),
 }
 
 
@@ -54,12 +50,13 @@ def main() -> None:
         return
     for model in options.models:
         for seed in options.seeds:
-            record(_in_own_process(model, seed, options), options)
+            add(_in_own_process(model, seed, options), options)
     if options.references:
         for row in run_references(options):
-            record(row, options)
+            add(row, options)
     if options.table:
-        print(table(json.loads(results_of(options).read_text())))
+        rows = json.loads(results_of(options).read_text())
+        print(table(rows, ("model", "backend"), SHOWN))
 
 
 def run_recipe(model: str, seed: int, options: argparse.Namespace) -> dict:
@@ -89,7 +86,7 @@ def run_recipe(model: str, seed: int, options: argparse.Namespace) -> dict:
         **{name: run.metrics[name] for name in SHOWN if name in run.metrics},
         **{name: run.metrics[name] for name in ("f1", "roc_auc", "temperature")},
         "parameters": run.predictor.model.count_params(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": {"keras": keras.version(), "kerasdl": kerasdl.__version__},
     }
 
@@ -132,7 +129,7 @@ def run_references(options: argparse.Namespace) -> list[dict]:
                 "accuracy": float(right.mean()),
                 "accuracy_without_duplicates": _without_duplicates(splits, right),
                 "seconds": round(seconds, 1),
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": machine(),
             }
         )
     return rows
@@ -185,13 +182,11 @@ def _without_duplicates(splits, right: np.ndarray) -> float:
 
 
 def _in_own_process(model: str, seed: int, options: argparse.Namespace) -> dict:
-    command = [sys.executable, __file__, "--one", model, "--seeds", str(seed)]
-    command += ["--quick"] * options.quick
-    command += ["--data", options.data]
-    command += ["--keep", options.keep] if options.keep else []
-    command += ["--picture", options.picture] if options.picture else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = ["--one", model, "--seeds", str(seed), "--data", options.data]
+    arguments += ["--quick"] * options.quick
+    arguments += ["--keep", options.keep] if options.keep else []
+    arguments += ["--picture", options.picture] if options.picture else []
+    return json.loads(in_own_process(__file__, *arguments))
 
 
 def results_of(options: argparse.Namespace) -> Path:
@@ -199,39 +194,11 @@ def results_of(options: argparse.Namespace) -> Path:
     return RESULTS / f"{options.data}.json"
 
 
-def record(row: dict, options: argparse.Namespace) -> None:
-    """Add a row to the results, in place of an earlier one of the same run."""
+def add(row: dict, options: argparse.Namespace) -> None:
+    """Print a row and add it to the results."""
     print(json.dumps(row))
-    if options.quick:
-        return
-    path, key = results_of(options), ("model", "backend", "seed")
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [old for old in rows if any(old[k] != row[k] for k in key)]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
-
-
-def table(rows: list[dict]) -> str:
-    """Return the results as a Markdown table: mean over seeds, and spread."""
-    groups = defaultdict(list)
-    for row in rows:
-        groups[row["model"], row["backend"]].append(row)
-    head = ("model", "backend", "seeds", "accuracy, %", "without duplicates, %")
-    head = (*head, "log loss", "ECE", "seconds")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for (model, backend), group in sorted(groups.items()):
-        cells = [_cell(name, group) for name in SHOWN]
-        lines.append(f"| {model} | {backend} | {len(group)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(name: str, rows: list[dict]) -> str:
-    factor, digits = SHOWN[name]
-    values = [factor * row[name] for row in rows if name in row]
-    if not values:
-        return "-"
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    if not options.quick:
+        record(results_of(options), row, ("model", "backend", "seed"))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from common import RESULTS, machine
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
@@ -37,7 +37,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "mammographic.json"
+PATH = RESULTS / "mammographic.json"
 COLUMNS = ("birads", "age", "shape", "margin", "density", "severity")
 AGE, CATEGORIES = [1], [0, 2, 3, 4]
 RUNS, TUNING_RUNS = range(5), range(100, 105)
@@ -84,7 +84,7 @@ def main() -> None:
         results.append(result)
     if not options.quick:
         facts = {"data": "Mammographic Masses", "results": results, **_facts()}
-        RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+        PATH.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def load_rows() -> tuple[np.ndarray, np.ndarray]:
@@ -268,7 +268,7 @@ def _facts() -> dict:
             "boosting": BOOSTING,
         },
         "backend": keras.backend.backend(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": {"keras": keras.version(), "kerasdl": kerasdl.__version__},
     }
 

@@ -11,15 +11,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from common import RESULTS, in_own_process
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "step_time.json"
+PATH = RESULTS / "step_time.json"
 BACKENDS = ("tensorflow", "jax", "torch")
 CLASSES = 10
 BATCH_SIZE = 64
@@ -55,7 +53,7 @@ def main() -> None:
     ]
     if not options.quick:
         record = {"cores": os.cpu_count(), "batch_size": BATCH_SIZE, "rows": rows}
-        RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        PATH.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(backend: str, model: str, options) -> dict:
@@ -63,7 +61,15 @@ def measure(backend: str, model: str, options) -> dict:
     times = {"keras": [], "torch": []}
     for _ in range(options.repeats):
         for side, found in times.items():
-            found.append(_in_own_process(backend, side, model, options.steps))
+            found.append(
+                float(
+                    in_own_process(
+                        __file__,
+                        *("--one", side, model, "--steps", str(options.steps)),
+                        KERAS_BACKEND=backend,
+                    )
+                )
+            )
     least = {side: min(found) for side, found in times.items()}
     row = {
         "model": model,
@@ -196,18 +202,6 @@ def _torch_vit(size: int):
             return self.logits(self.norm(self.blocks(x))[:, 0])
 
     return Transformer()
-
-
-def _in_own_process(backend, side, model, steps) -> float:
-    command = [sys.executable, __file__, "--one", side, model, "--steps", str(steps)]
-    process = subprocess.run(
-        command,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(process.stdout.split()[-1])
 
 
 if __name__ == "__main__":
