@@ -12,7 +12,12 @@ from types import FrameType
 import typer
 
 from kerasdl.errors import InputError
-from kerasdl_apps import models, sentiment_commands, tabular_commands
+from kerasdl_apps import (
+    images_commands,
+    models,
+    sentiment_commands,
+    tabular_commands,
+)
 
 # What typer raises for a misspelt option, a missing argument and the like.
 UsageError = typer.BadParameter.__base__
@@ -30,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(sentiment_commands.app, name="sentiment")
+app.add_typer(images_commands.app, name="images")
 app.add_typer(tabular_commands.app, name="tabular")
 app.command(name="models")(models.show)
 

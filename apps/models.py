@@ -28,9 +28,9 @@ def show(
         print_json(rows)
         return
     for row in rows:
-        print_line(
-            f"{row['builder']}: {row['family']}, {row['parameters']:,} parameters"
-        )
+        count = row["parameters"]
+        counted = "" if count is None else f", {count:,} parameters"
+        print_line(f"{row['builder']}: {row['family']}{counted}")
         print_line(f"    {row['size']}")
         if row["variants"]:
             print_line(f"    variants {', '.join(row['variants'])}")
@@ -45,11 +45,6 @@ def describe() -> list[dict]:
 
 
 def _describe(name: str, builder) -> dict:
-    import keras
-
-    # Shapes are enough to count parameters: nothing is allocated.
-    with keras.StatelessScope(initialize_variables=False):
-        weights = builder(optimizer=None).trainable_weights
     module = sys.modules[builder.__module__]
     has_variants = "variant" in inspect.signature(builder).parameters
     reference = inspect.getdoc(builder).partition("Reference:")[2]
@@ -57,12 +52,25 @@ def _describe(name: str, builder) -> dict:
     return {
         "builder": name,
         "family": builder.__module__.rpartition(".")[2],
-        "size": ", ".join(_sizes(builder)),
-        "parameters": sum(math.prod(weight.shape) for weight in weights),
+        "size": ", ".join(_sizes(builder)) or "as its backbone",
+        "parameters": _count(builder),
         "variants": sorted(getattr(module, "VARIANTS", ())) if has_variants else [],
         "paper": " ".join(paper[1].split()) if paper else "",
         "link": paper[2] if paper else "",
     }
+
+
+def _count(builder) -> int | None:
+    """Count the parameters at the default size, where there is one."""
+    import keras
+
+    arguments = inspect.signature(builder).parameters.values()
+    if any(argument.default is argument.empty for argument in arguments):
+        return None
+    # Shapes are enough: nothing is allocated.
+    with keras.StatelessScope(initialize_variables=False):
+        weights = builder(optimizer=None).trainable_weights
+    return sum(math.prod(weight.shape) for weight in weights)
 
 
 def _sizes(builder) -> list[str]:

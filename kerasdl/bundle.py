@@ -21,6 +21,7 @@ from kerasdl._version import __version__
 from kerasdl.absent import absent
 from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.encoders import ENCODERS
+from kerasdl.data.images import ImageEncoder
 from kerasdl.errors import InputError
 from kerasdl.layers import GridPositions, resize_positions
 from kerasdl.manifest import MANIFEST, parse_json, replacing, seal, to_json, verify
@@ -32,6 +33,7 @@ FORMAT = 1
 TASKS = {
     "array-classification": ("array", Classifier),
     "array-regression": ("array", Regressor),
+    "image-classification": ("image", Classifier),
     "text-classification": ("text", Classifier),
     "table-classification": ("table", Classifier),
     "table-regression": ("table", Regressor),
@@ -157,7 +159,8 @@ def load(
         path: Run folder, bundle folder, or name of a shipped bundle.
         builders: Builders allowed besides `kerasdl.BUILDERS`, by name.
         input_shape: Shape of the examples to come, where it is not that of training:
-            positions in a grid are interpolated. For bundles that take arrays.
+            positions in a grid are interpolated. For bundles that take images or
+            arrays.
 
     Returns:
         Examples in, labels with calibrated probabilities or values with a range out.
@@ -172,8 +175,10 @@ def load(
     encoder = ENCODERS[kind].from_folder(spec.preprocessing, folder)
     arguments = spec.arguments
     if input_shape is not None:
-        if not isinstance(encoder, ArrayEncoder):
-            raise InputError(f"{folder} takes no arrays, so it has no input_shape")
+        if not isinstance(encoder, (ArrayEncoder, ImageEncoder)):
+            raise InputError(
+                f"{folder} takes no images or arrays, so it has no input_shape"
+            )
         if not isinstance(input_shape, (tuple, list)):
             raise InputError(f"input_shape={input_shape!r}; give a shape, a tuple")
         arguments = {**arguments, "input_shape": tuple(input_shape)}

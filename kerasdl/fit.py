@@ -1,7 +1,8 @@
 """Fit one model to labelled examples: split, encode, build, train, calibrate."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from kerasdl import backend
+from kerasdl.augment import augmented
 from kerasdl.callbacks import ProgressDisplay, StopOnSignal, standard_callbacks
-from kerasdl.data.batches import BatchSource, Ragged
+from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.data.vectors import word_vectors
@@ -29,11 +31,13 @@ class Fitted:
     """A trained model with what its bundle needs.
 
     Attributes:
-        arguments: The builder's arguments, those that the data decided included.
+        builder: Name of the builder.
+        arguments: Its arguments, those that the data decided included.
         predictor: The model, at its best epoch, behind its encoder and calibrated.
         history: Logged quantity to its value after each epoch.
     """
 
+    builder: str
     arguments: dict
     predictor: Classifier | Regressor
     history: dict[str, list[float]]
@@ -45,14 +49,15 @@ def fit(
     data: Labelled,
     unlabelled: Sequence = (),
     *,
+    validation: Labelled | None = None,
     console: Console,
     stop: StopOnSignal | None = None,
     folder: Path | None = None,
 ) -> Fitted:
     """Train a recipe's model on labelled examples.
 
-    A stratified part of `data` is kept for validation: it chooses the epoch, the
-    weights of the branches and how far to trust the answers. Where there are unlabelled
+    Validation examples choose the epoch, the weights of the branches and how far to
+    trust the answers. Where there are unlabelled
     examples, the model gives them soft labels, and a new one learns from all examples,
     `ROUNDS` times (self-training, Scudder 1965; soft labels, Hinton et al. 2015); a bag
     of n-grams beside other branches stays as the labels alone have made it.
@@ -62,6 +67,7 @@ def fit(
         builder: The recipe's builder.
         data: Training examples.
         unlabelled: More examples of the same kind.
+        validation: Examples to validate on; a stratified part of `data` if omitted.
         console: Where progress is printed.
         stop: Ends the training early when a signal comes.
         folder: Where the history and the best checkpoint go; `None` writes nothing.
@@ -69,7 +75,9 @@ def fit(
     Returns:
         The trained model.
     """
-    kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
+    kept = data
+    if validation is None:
+        kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
     encoder, inputs = ENCODERS[recipe.kind].fit_encode(kept.examples, **recipe.encoder)
     options = {"console": console, "stop": stop, "folder": folder}
 
@@ -120,32 +128,83 @@ def _fit_once(
         steps * recipe.epochs,
         warmup=recipe.warmup,
     )
-    model = builder(**arguments, optimizer=recipe.optimizer, learning_rate=schedule)
+    model = builder(
+        **arguments, optimizer=_optimizer(recipe, schedule), learning_rate=schedule
+    )
     warm_start(model, recipe, inputs, labels)
     if teacher:
         keep_bag(model, teacher)
     answers = _answers(model, encoder, kept)
+    training = BatchSource(
+        inputs,
+        answers.targets(labels, smoothing=recipe.label_smoothing),
+        weights=class_weights(kept)[labels] if recipe.class_weights else None,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
+    validating = BatchSource(
+        encoder.encode(validation.examples),
+        answers.targets(validation.labels),
+        batch_size=256,
+    )
+    trained = model
+    if recipe.augment != "none":
+        trained = augmented(model, recipe.augment, encoder)
+        training, validating = (
+            _with_targets(source, len(kept.label_names))
+            for source in (training, validating)
+        )
     history = _run_epochs(
-        model,
+        trained,
         recipe,
-        BatchSource(
-            inputs,
-            answers.targets(labels, smoothing=recipe.label_smoothing),
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-        ),
-        BatchSource(
-            encoder.encode(validation.examples),
-            answers.targets(validation.labels),
-            batch_size=256,
-        ),
+        training,
+        validating,
         console=console,
         extra=[stop] if stop else [],
         folder=folder,
     )
     adapt_blend(answers, validation)
     answers.calibrate(validation.examples, validation.labels)
-    return Fitted(arguments, answers, history)
+    return Fitted(builder.__name__, arguments, answers, history)
+
+
+def _optimizer(recipe: Recipe, schedule) -> str | keras.optimizers.Optimizer:
+    """Return the name of the optimizer, or one that averages the weights, too."""
+    if not recipe.ema:
+        return recipe.optimizer
+    averaging = {
+        "learning_rate": schedule,
+        "use_ema": True,
+        "ema_momentum": recipe.ema,
+    }
+    return keras.optimizers.get({"class_name": recipe.optimizer, "config": averaging})
+
+
+def class_weights(data: Labelled) -> np.ndarray:
+    """Return the weight of each class, so that all count alike and the mean is 1.
+
+    Args:
+        data: Examples with classes.
+
+    Returns:
+        Float32 `(classes,)`.
+    """
+    counts = np.bincount(data.labels, minlength=len(data.label_names))
+    return (len(data) / (len(counts) * counts)).astype(np.float32)
+
+
+def _with_targets(source: BatchSource, classes: int) -> BatchSource:
+    """Hand the labels to the model, too, which mixes them as it mixes the images."""
+    targets = source.targets
+    if targets.ndim == 1:
+        targets = np.eye(classes, dtype=np.float32)[targets]
+    return BatchSource(
+        {**source.inputs, "target": Dense(targets)},
+        targets,
+        weights=source.weights,
+        batch_size=source.batch_size,
+        seed=source.seed,
+    )
 
 
 def _outputs(data: Labelled) -> dict[str, int]:
@@ -246,16 +305,33 @@ def _run_epochs(
         steps=training.num_batches,
         batch_size=recipe.batch_size,
     )
-    with progress:
+    with progress, _named_failure(training, validation):
         history = model.fit(
             training,
             validation_data=validation,
             epochs=recipe.epochs,
             verbose=0,
             callbacks=[
+                *(
+                    [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+                    if recipe.ema
+                    else []
+                ),
                 *standard_callbacks(folder, patience=recipe.patience),
                 progress,
                 *extra,
             ],
         )
     return history.history
+
+
+@contextmanager
+def _named_failure(*sources: BatchSource) -> Iterator[None]:
+    """Raise what went wrong with a batch itself, not what a backend makes of it."""
+    try:
+        yield
+    except Exception:
+        for source in sources:
+            if source.failure:
+                raise source.failure from None
+        raise

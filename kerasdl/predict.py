@@ -80,18 +80,23 @@ class Predictor:
                 f"the encoder does not make the model's input {missing[0]!r}"
             )
 
-    def outputs(self, examples) -> np.ndarray:
-        """Return what the model itself says, `(count, units)` float32 as a rule."""
-        return self._outputs(self.encoder.check(examples))
+    def outputs(self, examples, *, mirrored: bool = False) -> np.ndarray:
+        """Return what the model itself says, `(count, units)` float32 as a rule.
 
-    def _outputs(self, examples) -> np.ndarray:
+        Args:
+            examples: What the encoder takes.
+            mirrored: Ask for the mirror images instead; of images only.
+        """
+        return self._outputs(self.encoder.check(examples), mirrored=mirrored)
+
+    def _outputs(self, examples, *, mirrored: bool = False) -> np.ndarray:
         """Return the outputs for examples that are checked already."""
-        chunks = [
-            self.encoded_outputs(
-                self.encoder.encode(examples[start : start + EXAMPLES_PER_CHUNK])
-            )
-            for start in range(0, max(len(examples), 1), EXAMPLES_PER_CHUNK)
-        ]
+        chunks = []
+        for start in range(0, max(len(examples), 1), EXAMPLES_PER_CHUNK):
+            inputs = self.encoder.encode(examples[start : start + EXAMPLES_PER_CHUNK])
+            if mirrored:
+                inputs = {name: images.mirrored() for name, images in inputs.items()}
+            chunks.append(self.encoded_outputs(inputs))
         return np.concatenate(chunks)
 
     def encoded_outputs(self, inputs: Mapping[str, Ragged | Dense]) -> np.ndarray:
@@ -191,9 +196,18 @@ class Classifier(Predictor):
         few = len(labels) < FEWEST_FOR_CONFIDENCE
         self.temperature = max(temperature, 1.0) if few else temperature
 
-    def answers(self, examples) -> np.ndarray:
-        """Return calibrated probabilities `(count, classes)`, float64."""
-        return self._answers(self.outputs(examples))
+    def answers(self, examples, *, tta: bool = False) -> np.ndarray:
+        """Return calibrated probabilities `(count, classes)`, float64.
+
+        Args:
+            examples: What the encoder takes.
+            tta: Test-time augmentation: average the logits for each image and its
+                mirror image.
+        """
+        outputs = self.outputs(examples)
+        if tta:
+            outputs = (outputs + self.outputs(examples, mirrored=True)) / 2
+        return self._answers(outputs)
 
     def _answers(self, outputs: np.ndarray) -> np.ndarray:
         return softmax(outputs, self.temperature)

@@ -17,13 +17,16 @@ class Recipe:
 
     Attributes:
         build: A builder, or its name in `kerasdl.BUILDERS`.
-        kind: Kind of data, `"text"` or `"table"`.
+        kind: Kind of data, `"text"`, `"table"` or `"image"`.
         arguments: Arguments of the builder besides those that the data decide.
-        data: `"auto"`, `"imdb"`, `"sample"` or the path of a folder or table.
-        data_options: Options of `kerasdl.data.sources.load_texts` or
-            `kerasdl.data.rows.load_rows`.
-        encoder: Options of `fit_encode` of `kerasdl.data.text.TextEncoder` or
-            `kerasdl.data.rows.RowEncoder`.
+        pretrained: Start from this model, as `kerasdl.pretrained.open_pretrained` takes
+            it, whose builder then is that of the recipe; empty starts from scratch.
+        data: Name of a data set or path of a folder or table, as the loader of the kind
+            takes it.
+        data_options: Options of `kerasdl.data.sources.load_texts`,
+            `kerasdl.data.rows.load_rows` or `kerasdl.data.image_sources.load_images`.
+        encoder: Options of `fit_encode` of the encoder of the kind, in
+            `kerasdl.data.encoders.ENCODERS`.
         epochs: Passes over the training data, at most.
         batch_size: Examples per optimizer step.
         optimizer: Name of a Keras optimizer.
@@ -34,6 +37,10 @@ class Recipe:
         unlabelled: Learn from the data's unlabelled examples, too: a first model gives
             them soft labels.
         label_smoothing: Share of each label given to all classes alike.
+        class_weights: Let every class count alike, however many examples it has.
+        augment: Changes of the training images, a name in `kerasdl.augment.POLICIES`.
+        ema: Decay of the moving average of the weights that is validated and kept; 0
+            keeps the weights themselves.
         word_vectors: Length of the vectors, learnt from the training texts, from which
             the embedding starts; 0 starts from random ones.
         validation_fraction: Share of the training data that chooses the epoch and the
@@ -48,6 +55,7 @@ class Recipe:
     build: "str | Callable[..., keras.Model]"
     kind: str = "text"
     arguments: Mapping = field(default_factory=dict)
+    pretrained: str = ""
     data: str = "auto"
     data_options: Mapping = field(default_factory=dict)
     encoder: Mapping = field(default_factory=dict)
@@ -60,6 +68,9 @@ class Recipe:
     patience: int = 2
     unlabelled: bool = False
     label_smoothing: float = 0.0
+    class_weights: bool = False
+    augment: str = "none"
+    ema: float = 0.0
     word_vectors: float = 0.0
     validation_fraction: float = 0.1
     max_examples: int | None = None
@@ -71,7 +82,11 @@ class Recipe:
             if not 0 < value < math.inf:
                 raise InputError(f"{name}={value}; give a number above 0")
 
+    @property
+    def name(self) -> str:
+        """Name of the builder."""
+        return self.build if isinstance(self.build, str) else self.build.__name__
+
     def to_json(self) -> dict:
         """Return the recipe with its builder by name."""
-        build = self.build if isinstance(self.build, str) else self.build.__name__
-        return {**asdict(self), "build": build}
+        return {**asdict(self), "build": self.name}

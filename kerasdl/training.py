@@ -1,10 +1,9 @@
 """Train a recipe: from data to a run folder with a calibrated, checksummed bundle."""
 
-import os
-import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -12,26 +11,28 @@ import numpy as np
 from rich.console import Console
 
 import kerasdl
-from kerasdl import evaluate, report
-from kerasdl.bundle import save_bundle
+from kerasdl import evaluate
 from kerasdl.callbacks import StopOnSignal
 from kerasdl.checks import check_choice
+from kerasdl.data.image_files import Photos
+from kerasdl.data.image_sources import load_images
 from kerasdl.data.labelled import (
     FEWEST_EXAMPLES,
     Labelled,
+    Splits,
     check_trainable,
     deal,
     hold_out,
 )
 from kerasdl.data.rows import load_rows
 from kerasdl.data.sources import load_texts
+from kerasdl.doctor import fast_check
 from kerasdl.errors import InputError
-from kerasdl.explain import explain
+from kerasdl.finetuning import finetuning, fit_pretrained
 from kerasdl.fit import Fitted, fit
-from kerasdl.predict import Classifier, Regressor
 from kerasdl.recipe import Recipe
+from kerasdl.results import Run, write_results
 from kerasdl.runs import (
-    METRICS_FILE,
     RECIPE_FILE,
     check_folder,
     claimed_folder,
@@ -40,36 +41,12 @@ from kerasdl.runs import (
 )
 
 # What reads each kind of data.
-LOADERS = {"text": load_texts, "table": load_rows}
+LOADERS = {"text": load_texts, "table": load_rows, "image": load_images}
 # Data without a test split give up this share; where that would leave too few to
 # measure on, the metrics are cross-validated instead.
 TEST_FRACTION = 0.15
 FEWEST_FOR_TEST = 200
 FOLDS = 5
-NUM_SHOWN_ERRORS = 10
-# What one example of each kind of data is called.
-UNITS = {"text": "texts", "table": "rows"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training.
-
-    Attributes:
-        folder: Where everything lies.
-        recipe: What was asked for.
-        metrics: What was measured, with the name of the set in `set`.
-        history: Logged quantity to its value after each epoch.
-        predictor: The trained model, ready for examples.
-        interrupted: Number of the signal that ended the training early, or `None`.
-    """
-
-    folder: Path
-    recipe: Recipe
-    metrics: dict
-    history: dict[str, list[float]]
-    predictor: Classifier | Regressor
-    interrupted: int | None = None
 
 
 def train(
@@ -101,50 +78,29 @@ def train(
     """
     start = time.perf_counter()
     console = console or Console(stderr=True)
-    builder = _resolve(recipe.build)
-    folder = Path(out) if out else default_folder(builder.__name__)
+    fit_model = _fitter(recipe, console)
+    folder = Path(out) if out else default_folder(recipe.name)
     check_folder(folder, overwrite=overwrite)
-    splits = LOADERS[recipe.kind](
-        recipe.data,
-        notify=lambda line: console.print(line, highlight=False),
-        unlabelled=recipe.unlabelled,
-        **recipe.data_options,
-    )
-    check_trainable(splits.train)
-    if recipe.unlabelled and not splits.unlabelled:
-        raise InputError(
-            f"{splits.train.name} has no unlabelled examples to learn from"
-        )
-    training = _limit(splits.train, recipe)
-    test, measured_on = splits.test, splits.test.name if splits.test else None
-    if test is None and len(training) >= FEWEST_FOR_TEST:
-        training, test = hold_out(training, TEST_FRACTION, seed=recipe.seed)
-        measured_on = f"{TEST_FRACTION:.0%} of {training.name}, held out by seed"
-
-    if test is None:
-        folds = deal(training, FOLDS, seed=recipe.seed)
-        measured_on = f"{len(folds)}-fold cross-validation of {training.name}"
+    parts = _read(recipe, console)
 
     with claimed_folder(folder, overwrite=overwrite), StopOnSignal() as stop:
         write_json(folder / RECIPE_FILE, recipe.to_json())
-        fitted = fit(
-            recipe,
-            builder,
-            training,
-            splits.unlabelled,
-            console=console,
+        fitted = fit_model(
+            parts.training,
+            parts.unlabelled,
+            validation=parts.validation,
             stop=stop,
             folder=folder,
         )
         if stop.received:
             console.print("Interrupted: measuring and writing the best model so far.")
-        if test is None:
-            test = training
-            answers = _cross_validate(recipe, builder, training, folds, console)
+        test = parts.test or parts.training
+        if parts.folds:
+            answers = _cross_validate(fit_model, parts.training, parts.folds)
         else:
             answers = fitted.predictor.answers(test.examples)
         metrics = {
-            "set": measured_on,
+            "set": parts.measured_on,
             **evaluate.metrics(test.labels, answers, test.label_names),
             **fitted.predictor.answer_settings,
             "seconds": round(time.perf_counter() - start, 1),
@@ -152,29 +108,111 @@ def train(
         run = Run(
             folder, recipe, metrics, fitted.history, fitted.predictor, stop.received
         )
-        _write(run, builder.__name__, fitted, training, test, answers)
+        write_results(run, fitted, parts.training, test, answers)
     return replace(run, interrupted=stop.received)
 
 
-def _write(
-    run: Run,
-    builder: str,
-    fitted: Fitted,
-    training: Labelled,
-    test: Labelled,
-    answers: np.ndarray,
-) -> None:
-    facts = _facts(run, fitted, training)
-    save_bundle(
-        run.folder / "bundle",
-        run.predictor,
-        builder=builder,
-        arguments=fitted.arguments,
-        metrics=run.metrics,
-        card=_card(facts, run.metrics),
+def finetune(
+    pretrained: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+    **changes,
+) -> Run:
+    """Fine-tune a pretrained image model, and write its run folder.
+
+    Args:
+        pretrained: What to start from, as `kerasdl.pretrained.open_pretrained` takes
+            it: a KerasHub preset or its folder, a timm or Hugging Face folder, a
+            bundle.
+        data: Images, as `kerasdl.data.image_sources.load_images` takes them.
+        out: As of `train`.
+        overwrite: As of `train`.
+        console: As of `train`.
+        **changes: Fields of the recipe to replace, `epochs=0` for a new head alone.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: If the model, the data or the folder cannot be used.
+    """
+    recipe = replace(finetuning(str(pretrained)), data=str(data), **changes)
+    return train(recipe, out=out, overwrite=overwrite, console=console)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The data of a run: what is trained, validated and measured on."""
+
+    training: Labelled
+    validation: Labelled | None
+    test: Labelled | None
+    unlabelled: Sequence
+    measured_on: str
+    folds: Sequence[np.ndarray] = ()
+
+
+def _read(recipe: Recipe, console: Console) -> _Parts:
+    """Read the data of a recipe, and set some aside to measure on."""
+
+    def notify(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    splits = LOADERS[recipe.kind](
+        recipe.data,
+        notify=notify,
+        unlabelled=recipe.unlabelled,
+        **recipe.data_options,
     )
-    write_json(run.folder / METRICS_FILE, run.metrics)
-    _write_report(run, facts, test, answers)
+    check_trainable(splits.train)
+    for line in _doubts(splits):
+        notify(line)
+    if recipe.unlabelled and not splits.unlabelled:
+        raise InputError(
+            f"{splits.train.name} has no unlabelled examples to learn from"
+        )
+    training = _limit(splits.train, recipe)
+    others = splits.validation, splits.test, splits.unlabelled
+    if splits.test:
+        return _Parts(training, *others, splits.test.name)
+    if len(training) >= FEWEST_FOR_TEST:
+        kept, test = hold_out(training, TEST_FRACTION, seed=recipe.seed)
+        measured_on = f"{TEST_FRACTION:.0%} of {training.name}, held out by seed"
+        return _Parts(kept, splits.validation, test, splits.unlabelled, measured_on)
+    folds = deal(training, FOLDS, seed=recipe.seed)
+    measured_on = f"{len(folds)}-fold cross-validation of {training.name}"
+    return _Parts(training, *others, measured_on, folds)
+
+
+def _doubts(splits: Splits) -> list[str]:
+    """Return what a quick look at image files finds odd about them, a line each."""
+    images = splits.train.examples
+    if not isinstance(images, Photos) or not isinstance(images.paths[0], Path):
+        return []
+    parts = {
+        "train": splits.train,
+        "validation": splits.validation,
+        "test": splits.test,
+    }
+    files = {
+        split: {
+            name: list(part.examples[np.flatnonzero(part.labels == label)])
+            for label, name in enumerate(part.label_names)
+        }
+        for split, part in parts.items()
+        if part
+    }
+    return fast_check(files, root=images.root or "").lines()
+
+
+def _fitter(recipe: Recipe, console: Console) -> Callable[..., Fitted]:
+    """Return what fits a model to examples as the recipe says."""
+    if recipe.pretrained:
+        return partial(fit_pretrained, recipe, console=console)
+    return partial(fit, recipe, _resolve(recipe.build), console=console)
 
 
 def _resolve(build: str | Callable[..., keras.Model]) -> Callable[..., keras.Model]:
@@ -204,128 +242,15 @@ def _rows_by_class(texts: Labelled) -> list[np.ndarray]:
 
 
 def _cross_validate(
-    recipe: Recipe,
-    builder: Callable[..., keras.Model],
-    data: Labelled,
-    folds: list[np.ndarray],
-    console: Console,
+    fit_model: Callable[..., Fitted], data: Labelled, folds: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Answer every example by a model that has not seen it."""
     answers = [None] * len(data)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(data)), held)
-        fitted = fit(recipe, builder, data.subset(kept), console=console)
-        found = fitted.predictor.answers(data.subset(held).examples)
+        found = fit_model(data.subset(kept)).predictor.answers(
+            data.subset(held).examples
+        )
         for row, answer in zip(held, found, strict=True):
             answers[row] = answer
     return np.array(answers)
-
-
-def _facts(run: Run, fitted: Fitted, training: Labelled) -> dict[str, str]:
-    """Facts of the run as the report and the model card show them."""
-    model, unit = fitted.predictor.model, UNITS[run.recipe.kind]
-    return {
-        "model": f"{model.name}, {model.count_params():,} parameters",
-        "training data": f"{training.name}, {len(training):,} {unit}",
-        "data fingerprint": training.fingerprint[:16],
-        "measured on": f"{run.metrics['set']}, {run.metrics['count']:,} {unit}",
-        "epochs": str(len(run.history.get("loss", ()))),
-        "seed": str(run.recipe.seed),
-        "duration": f"{run.metrics['seconds']:.0f} s",
-        "backend": f"Keras {keras.version()} on {keras.backend.backend()}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "kerasdl": kerasdl.__version__,
-    }
-
-
-def _card(facts: dict[str, str], metrics: dict) -> str:
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"""# Model card
-
-Trained by kerasdl. {_measured(metrics)}, measured on {metrics["set"]}.
-
-| fact | value |
-|---|---|
-{rows}
-
-What it says about its own certainty is calibrated on a validation split of the training
-data. Expect less on examples that differ from these.
-"""
-
-
-def _measured(metrics: dict) -> str:
-    if "accuracy" in metrics:
-        return (
-            f"Accuracy {metrics['accuracy']:.2%} (95 % interval "
-            f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}), log "
-            f"loss {metrics['log_loss']:.4f}, expected calibration error "
-            f"{metrics['ece']:.2%}"
-        )
-    return (
-        f"Root mean squared error {metrics['rmse']:.4g} (95 % interval "
-        f"{metrics['rmse_low']:.4g} to {metrics['rmse_high']:.4g}), mean absolute "
-        f"error {metrics['mae']:.4g}"
-    )
-
-
-def _write_report(
-    run: Run, facts: dict[str, str], test: Labelled, answers: np.ndarray
-) -> None:
-    worst = report.worst_errors(test.labels, answers, NUM_SHOWN_ERRORS)
-    run_report = report.RunReport(
-        title=f"{run.recipe.to_json()['build']} on {run.recipe.data}",
-        summary=facts,
-        metrics=run.metrics,
-        history=run.history,
-        labels=test.labels,
-        answers=answers,
-        label_names=test.label_names,
-        errors=[_error(run, test, answers, row) for row in worst],
-        notes=_notes(run),
-    )
-    report.write_report(run.folder / "report.html", run_report)
-    plots = run.folder / "plots"
-    plots.mkdir(exist_ok=True)
-    report.save_plots(plots, run_report)
-
-
-def _error(
-    run: Run, test: Labelled, answers: np.ndarray, row: int
-) -> report.ErrorExample:
-    (example,) = test.subset(np.array([row])).examples
-    if not test.label_names:
-        return report.ErrorExample(
-            text=_shown(example),
-            label=f"{test.labels[row]:.6g}",
-            predicted=f"{answers[row]:.6g}",
-        )
-    predicted = int(answers[row].argmax())
-    is_text = isinstance(example, str)
-    words = explain(run.predictor, example) if is_text else ()
-    return report.ErrorExample(
-        text=_shown(example),
-        label=test.label_names[test.labels[row]],
-        predicted=test.label_names[predicted],
-        probability=float(answers[row, predicted]),
-        words=[(word.word, word.push) for word in words],
-    )
-
-
-def _shown(example) -> str:
-    """Return an example as a text for people."""
-    if isinstance(example, str):
-        return example
-    return ", ".join(
-        f"{name} {report.UNKNOWN if cell is None else cell}"
-        for name, cell in example.items()
-    )
-
-
-def _notes(run: Run) -> list[str]:
-    notes = []
-    if not run.predictor.labels:
-        notes.append("Loss and curves are in standard deviations of the target.")
-    if run.interrupted is not None:
-        notes.append("The training was interrupted; this is the best model so far.")
-    return notes

@@ -34,12 +34,28 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "weights": set(),
     "bundle": {"data", "evaluate", "layers", "manifest", "predict", "weights"},
     "explain": {"data", "evaluate", "layers", "predict"},
+    "heatmaps": {"backend", "layers", "predict"},
+    "augment": {"data", "layers", "tasks"},
+    "doctor": {"data", "report"},
+    "logistic": {"evaluate"},
+    # Its list of backbones is the list of what can be opened.
+    "pretrained": {"bundle", "data", "layers", "manifest", "models", "torch_weights"},
+    "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "fit": {
-        *("backend", "callbacks", "data", "layers", "predict", "recipe", "schedules"),
+        *("augment", "backend", "callbacks", "data", "layers", "predict", "recipe"),
+        "schedules",
+    },
+    "finetuning": {
+        *("augment", "backend", "callbacks", "data", "fit", "heads", "predict"),
+        *("pretrained", "recipe", "schedules", "tasks"),
+    },
+    "results": {
+        *("augment", "bundle", "data", "explain", "fit", "heatmaps", "predict"),
+        *("recipe", "report", "runs"),
     },
     "training": {
-        *("backend", "bundle", "callbacks", "checkpoint", "data", "evaluate"),
-        *("explain", "fit", "predict", "recipe", "report", "runs", "schedules"),
+        *("callbacks", "data", "doctor", "evaluate", "finetuning", "fit", "recipe"),
+        *("results", "runs"),
     },
 }
 FOREIGN = ("jax", "tensorflow", "torch", "keras.src")

@@ -1,4 +1,4 @@
-"""The functions that each backend brings: seeding and quick inference."""
+"""The functions that each backend brings: seeding, inference and gradients."""
 
 import importlib
 import subprocess
@@ -105,6 +105,73 @@ def test_forward_returns_float32_under_mixed_precision():
     assert backend.forward(model)(np.ones((2, 3), "float32")).dtype == np.float32
 
 
+def normalised_model(**options):
+    """Return a network with a norm and dropout, which differ in training."""
+    x = features = keras.Input((3,))
+    x = keras.layers.BatchNormalization(**options)(x)
+    x = keras.layers.Dense(4, activation="tanh", **options)(x)
+    x = keras.layers.Dropout(0.5)(x)
+    model = keras.Model(features, keras.layers.Dense(2, **options)(x))
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [random.uniform(0.1, 0.6, weight.shape) for weight in model.get_weights()]
+    )
+    return model
+
+
+def numpy_gradients(model, inputs, directions):
+    """Derive the gradient by hand: norm, dense, tanh, dense."""
+    scale, shift, mean, variance, first, bias, last, _ = model.get_weights()
+    slope = scale / np.sqrt(variance + 1e-3)
+    hidden = np.tanh(((inputs - mean) * slope + shift) @ first + bias)
+    return (directions @ last.T * (1 - hidden**2)) @ first.T * slope
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_input_gradients_equal_the_formula(trainable):
+    model = normalised_model()
+    model.trainable = trainable
+    gradients = backend.input_gradients(model)
+    random = np.random.default_rng(0)
+    for count in (1, 5):
+        inputs, directions = (
+            random.normal(size=(count, size)).astype("float32") for size in (3, 2)
+        )
+        found = gradients(inputs, directions)
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == np.float32
+        wanted = numpy_gradients(model, inputs, directions)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_input_gradients_see_new_weights_and_leave_no_trace():
+    model = normalised_model()
+    gradients = backend.input_gradients(model)
+    inputs, directions = np.ones((2, 3), "float32"), np.eye(2, dtype="float32")
+    before = gradients(inputs, directions)
+    weights = model.get_weights()
+    np.testing.assert_array_equal(gradients(inputs, directions), before)
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.set_weights([weight + 0.1 for weight in weights])
+    wanted = numpy_gradients(model, inputs, directions)
+    np.testing.assert_allclose(
+        gradients(inputs, directions), wanted, rtol=1e-4, atol=1e-6
+    )
+    model.compile("sgd", "mse")
+    model.fit(inputs, directions, verbose=0)
+
+
+def test_input_gradients_are_float32_under_mixed_precision():
+    mixed = normalised_model(dtype="mixed_bfloat16")
+    mixed = keras.Model(mixed.inputs[0], keras.ops.cast(mixed.outputs[0], "float32"))
+    inputs, directions = np.ones((2, 3), "float32"), np.eye(2, dtype="float32")
+    found = backend.input_gradients(mixed)(inputs, directions)
+    assert found.dtype == np.float32
+    wanted = numpy_gradients(normalised_model(), inputs, directions)
+    np.testing.assert_allclose(found, wanted, rtol=0.05, atol=0.005)
+
+
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it is TensorFlow")
 def test_tensorflow_stays_out():
     code = (
@@ -114,7 +181,10 @@ def test_tensorflow_stays_out():
         "model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(2)])\n"
         "model.compile('adam', 'mse')\n"
         "model.fit(np.ones((4, 4, 3)), np.ones((4, 2)), verbose=0)\n"
-        "backend.forward(model)(np.ones((4, 4, 3), 'float32'))\n"
+        "inputs = np.ones((4, 4, 3), 'float32')\n"
+        "backend.forward(model)(inputs)\n"
+        "backend.input_gradients(model)(inputs, np.ones((4, 2), 'float32'))\n"
+        "import kerasdl.heatmaps, kerasdl.report\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
     command = [sys.executable, "-c", code]

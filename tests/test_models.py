@@ -94,7 +94,8 @@ def values(model):
 
 
 def test_every_builder_has_a_case():
-    assert list(BY_NAME) == sorted(kerasdl.BUILDERS)
+    # It needs KerasHub, which imports TensorFlow: test_pretrained.py has its cases.
+    assert list(BY_NAME) == sorted({*kerasdl.BUILDERS} - {"pretrained_classifier"})
 
 
 @EACH

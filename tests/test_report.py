@@ -1,5 +1,7 @@
 """The page of a run: well-formed, escaped, self-contained, rendered by a browser."""
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -9,6 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kerasdl import evaluate, report
 
@@ -98,6 +101,113 @@ def evil_report(**changes):
     )
 
 
+def pixels(count, side, channels=1):
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+def picture_report(side=28, channels=1, errors=6):
+    """Return the report of an image model, with names from a hostile folder."""
+    shown = pixels(errors, side, channels)
+    names = [f"{EVIL} {i}" for i in range(10)]
+    batch = report.BatchPicture(report.mosaic(shown, 4), names[:errors])
+    wrong = [
+        report.ErrorExample(
+            f"photos/{EVIL}.jpg",
+            EVIL,
+            f"no {EVIL}",
+            0.9,
+            picture=report.picture_bytes(image),
+            heatmap=report.picture_bytes(np.repeat(image, 3 // channels, axis=-1)),
+        )
+        for image in shown
+    ]
+    return make_report(10, errors=wrong, batches=[batch])
+
+
+def images_of(page):
+    """Return the pictures of a page with their alternative texts."""
+    sources = [value for name, value in page.attributes if name == "src"]
+    texts = [value for name, value in page.attributes if name == "alt"]
+    pictures = []
+    for source in sources:
+        kind, coded = re.fullmatch(r"data:image/(\w+);base64,(.*)", source).groups()
+        picture = Image.open(io.BytesIO(base64.b64decode(coded)))
+        assert picture.format.lower() == kind
+        pictures.append(picture)
+    return dict(zip(texts, pictures, strict=False)), len(sources)
+
+
+def test_errors_show_image_and_heatmap_side_by_side(tmp_path):
+    source = written(tmp_path, picture_report())
+    page = Page(source)
+    assert "script" not in page.tags
+    assert not re.search(r"<\s*/?script", source, re.IGNORECASE)
+    shown, count = images_of(page)
+    assert count == 1 + 2 * 6
+    image = f"{EVIL}, taken for no {EVIL}"
+    assert set(shown) == {
+        "6 training images",
+        image,
+        f"Heatmap over the image of {image}",
+    }
+    assert page.text.count(f"photos/{EVIL}.jpg") == 6
+    assert "empty text" not in page.text
+    assert "the lighter a place" in page.text
+    assert "Row by row: " + ", ".join(f"{EVIL} {i}" for i in range(6)) in page.text
+
+
+def test_small_images_keep_every_pixel():
+    (image,) = pixels(1, 28, 3)
+    picture = Image.open(io.BytesIO(report.picture_bytes(image)))
+    np.testing.assert_array_equal(np.asarray(picture), image)
+    assert 'class="exact"' in report.pictures.picture_tag(
+        report.picture_bytes(image), ""
+    )
+
+
+def test_large_images_are_reduced():
+    image = np.full((600, 1200, 3), (200, 30, 30), np.uint8)
+    picture = Image.open(io.BytesIO(report.picture_bytes(image)))
+    assert (picture.format, picture.size) == ("JPEG", (224, 112))
+    assert np.abs(np.asarray(picture) - (200.0, 30, 30)).max() < 8
+    tag = report.pictures.picture_tag(report.picture_bytes(image), "")
+    assert "exact" not in tag
+
+
+def test_a_page_of_large_images_stays_small(tmp_path):
+    source = written(tmp_path, picture_report(side=500, channels=3, errors=10))
+    assert len(source) < 2_000_000
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mosaic_holds_the_images_row_by_row(channels):
+    images = pixels(5, 6, channels)
+    sheet = np.asarray(Image.open(io.BytesIO(report.mosaic(images, 3))))
+    assert sheet.shape[:2] == (6 + 2 + 6, 3 * 6 + 2 * 2)
+    for i, image in enumerate(images):
+        row, column = divmod(i, 3)
+        tile = sheet[8 * row : 8 * row + 6, 8 * column : 8 * column + 6]
+        np.testing.assert_array_equal(tile.reshape(image.shape), image)
+    assert (sheet[6:8] == 128).all()
+
+
+def test_a_mosaic_of_large_images_is_a_small_picture():
+    sheet = Image.open(io.BytesIO(report.mosaic(pixels(3, 300, 3), 8)))
+    assert (sheet.format, sheet.size) == ("JPEG", (3 * 112 + 2 * 2, 112))
+
+
+def test_classes_come_worst_first_each_with_a_bar(tmp_path):
+    made = make_report(4)
+    page = written(tmp_path, made)
+    shares = [float(share) for share in re.findall(r"--share:([\d.]+)\"", page)]
+    recalls = [row["recall"] for row in made.metrics["per_class"].values()]
+    assert shares == [round(recall, 4) for recall in sorted(recalls)]
+    assert len(set(shares)) == 4
+    places = [page.index(f'<th scope="row">{name}</th>') for name in made.label_names]
+    assert np.argsort(places).tolist() == np.argsort(recalls).tolist()
+
+
 @pytest.mark.parametrize("classes", [2, 30])
 def test_page_is_well_formed_and_says_what_was_measured(tmp_path, classes):
     made = make_report(classes)
@@ -143,7 +253,7 @@ def test_equal_reports_are_equal_bytes(tmp_path, plain_page):
 
 def test_colours_follow_the_scheme(plain_page):
     body = plain_page[plain_page.index("<body>") :]
-    assert not any(colour in body for colour in report.plots.COLOURS.values())
+    assert not any(colour in body for colour in report.drawing.COLOURS.values())
     defined = set(re.findall(r"--(\w+):", report.style.STYLESHEET))
     assert set(re.findall(r"var\(--(\w+)\)", plain_page)) <= defined
     assert "prefers-color-scheme: dark" in plain_page
@@ -176,11 +286,11 @@ def test_undefined_numbers_show_as_a_dash():
     made = make_report()
     metrics = made.metrics | {"roc_auc": None, "log_loss": float("nan")}
     source = report.page._header(replace(made, metrics=metrics))
-    assert source.count(f"<dd>{report.page.UNKNOWN}</dd>") == 2
+    assert source.count(f"<dd>{report.UNKNOWN}</dd>") == 2
 
 
 def coloured(text, words):
-    return report.page._coloured(text, words)
+    return report.errors._coloured(text, words)
 
 
 def marks(source):
@@ -213,7 +323,7 @@ def test_long_texts_are_cut_around_the_strongest_words():
     plain = re.sub(r"<.*?>", "", source)
     assert plain.startswith("… filler ")
     assert plain.endswith(" filler …")
-    assert 500 < len(plain) <= report.page.EXCERPT_CHARACTERS + 4
+    assert 500 < len(plain) <= report.errors.EXCERPT_CHARACTERS + 4
 
 
 def test_the_excerpt_holds_the_most_push_a_search_can_find():
@@ -221,19 +331,19 @@ def test_the_excerpt_holds_the_most_push_a_search_can_find():
     text = "x" * 5000
     starts = np.sort(random.choice(4900, 40, replace=False))
     found = [(int(s), int(s) + 4, float(random.normal())) for s in starts]
-    start, end = report.page._excerpt(text, found)
+    start, end = report.errors._excerpt(text, found)
 
     def push(low, high):
         return sum(abs(p) for left, right, p in found if low <= left and right <= high)
 
-    inner = report.page.EXCERPT_CHARACTERS * 3 // 4
-    assert end - start <= report.page.EXCERPT_CHARACTERS
+    inner = report.errors.EXCERPT_CHARACTERS * 3 // 4
+    assert end - start <= report.errors.EXCERPT_CHARACTERS
     assert push(start, end) >= max(push(s, s + inner) for s in range(5000 - inner))
 
 
 def test_a_long_text_without_words_keeps_its_start():
     assert coloured("word " * 400, []).startswith("word word")
-    assert len(coloured("y" * 10_000, [])) <= report.page.EXCERPT_CHARACTERS + 2
+    assert len(coloured("y" * 10_000, [])) <= report.errors.EXCERPT_CHARACTERS + 2
     assert coloured("a<br />b<BR>c", []) == "a b c"
     assert "empty text" in coloured(" ", [])
 
@@ -292,7 +402,11 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_renders_the_page_without_complaint(tmp_path):
     page, picture = tmp_path / "report.html", tmp_path / "page.png"
-    report.write_report(page, evil_report())
+    pictures = picture_report()
+    errors = [*evil_report().errors, *pictures.errors]
+    report.write_report(
+        page, replace(evil_report(), batches=pictures.batches, errors=errors)
+    )
     options = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
         "--disable-background-networking --disable-component-update --disable-sync "

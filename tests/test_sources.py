@@ -21,6 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from kerasdl.data import imdb as imdb_module
 from kerasdl.data import sources
+from kerasdl.data import tfds as tfds_module
 from kerasdl.data.labelled import Labelled, check_trainable, hold_out
 from kerasdl.data.sources import (
     load_texts,
@@ -267,11 +268,11 @@ def test_a_broken_download_leaves_nothing_but_what_was_there(
             pass
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer())
-    monkeypatch.setattr(imdb_module.importlib, "import_module", lambda _: None)
+    monkeypatch.setattr(tfds_module.importlib, "import_module", lambda _: None)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     write(tmp_path / "mnist" / "data", "x")
     with pytest.raises(InputError, match="connection reset"):
-        imdb_module._download(Builder())
+        tfds_module.download(imdb_module.IMDB, Builder())
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]
     assert capsys.readouterr().out == ""  # a JSON document may be due there
 

@@ -21,7 +21,15 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 check_attention = _backend.check_attention
 forward = _backend.forward
+input_gradients = _backend.input_gradients
 recurrent = _backend.recurrent
 set_seed = _backend.set_seed
 
-__all__ = ["BACKENDS", "check_attention", "forward", "recurrent", "set_seed"]
+__all__ = [
+    "BACKENDS",
+    "check_attention",
+    "forward",
+    "input_gradients",
+    "recurrent",
+    "set_seed",
+]

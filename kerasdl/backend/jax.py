@@ -53,6 +53,40 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return call
 
 
+def input_gradients(
+    model: keras.Model,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Make a quick function of how a model's output changes with its input.
+
+    In inference mode; the model's state stays as it is. Every new input shape compiles
+    once. The weights are read at each call: training the model further is seen.
+
+    Args:
+        model: A built functional model with one float input and one output.
+
+    Returns:
+        Function from an input and an array like the output, both NumPy arrays, to the
+        gradient of the sum of their products, output times array, with respect to the
+        input: float32 like the input.
+    """
+
+    @jax.jit
+    def apply(trainable, fixed, inputs, weights):
+        def outputs_of(inputs):
+            return model.stateless_call(trainable, fixed, inputs, training=False)[0]
+
+        outputs, pull_back = jax.vjp(outputs_of, inputs)
+        (gradient,) = pull_back(weights.astype(outputs.dtype))
+        return gradient
+
+    def call(inputs, weights):
+        trainable = [variable.value for variable in model.trainable_variables]
+        fixed = [variable.value for variable in model.non_trainable_variables]
+        return np.asarray(apply(trainable, fixed, inputs, weights), dtype="float32")
+
+    return call
+
+
 def check_attention(dtype: str) -> None:
     """Refuse attention that JAX cannot compute where it runs.
 

@@ -45,6 +45,45 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return call
 
 
+def input_gradients(
+    model: keras.Model,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Make a quick function of how a model's output changes with its input.
+
+    In inference mode; the model's state stays as it is. The weights are read at each
+    call: training the model further is seen.
+
+    Args:
+        model: A built functional model with one float input and one output.
+
+    Returns:
+        Function from an input and an array like the output, both NumPy arrays, to the
+        gradient of the sum of their products, output times array, with respect to the
+        input: float32 like the input.
+    """
+    specs = [
+        tf.TensorSpec(tensor.shape, tensor.dtype)
+        for tensor in (model.inputs[0], model.outputs[0])
+    ]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def apply(inputs, weights):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(inputs)
+            outputs = model(inputs, training=False)
+        return tape.gradient(
+            outputs,
+            inputs,
+            output_gradients=weights,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    def call(inputs, weights):
+        return np.asarray(apply(inputs, weights), dtype="float32")
+
+    return call
+
+
 def check_attention(dtype: str) -> None:
     """Refuse nothing: TensorFlow computes attention in every floating-point type."""
 

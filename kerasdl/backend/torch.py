@@ -50,6 +50,35 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return call
 
 
+def input_gradients(
+    model: keras.Model,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Make a quick function of how a model's output changes with its input.
+
+    In inference mode; the model's state stays as it is. The weights are read at each
+    call: training the model further is seen.
+
+    Args:
+        model: A built functional model with one float input and one output.
+
+    Returns:
+        Function from an input and an array like the output, both NumPy arrays, to the
+        gradient of the sum of their products, output times array, with respect to the
+        input: float32 like the input.
+    """
+
+    def call(inputs, weights):
+        inputs = keras.ops.convert_to_tensor(inputs).detach().requires_grad_()
+        weights = keras.ops.convert_to_tensor(weights)
+        with torch.enable_grad():
+            outputs = model(inputs, training=False)
+            # Unlike backward() it adds nothing to the gradients of the weights.
+            (gradient,) = torch.autograd.grad(outputs, inputs, weights)
+        return gradient.float().numpy(force=True)
+
+    return call
+
+
 def check_attention(dtype: str) -> None:
     """Refuse nothing: PyTorch computes attention in every floating-point type."""
 

@@ -4,6 +4,7 @@ The batch source works with `model.fit` on every backend and needs no tf.data.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import keras
@@ -15,6 +16,8 @@ SMALLEST_WIDTH = 16
 # Examples are sorted by length into this many buckets, each with one padded width per
 # input: little padding is computed, and JAX compiles one program per bucket.
 NUM_BUCKETS = 8
+# Streamed batches are made while the model works on the ones before.
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,18 @@ class BatchSource(keras.utils.PyDataset):
     """Batches, bucketed by length, whose order is a pure function of `(seed, epoch)`.
 
     Every example comes exactly once per epoch. Sequences are padded on the right with
-    zeros, so that fused recurrent kernels apply.
+    zeros, so that fused recurrent kernels apply. Inputs that say `is_streamed` are made
+    ahead of time by a thread. Keras's own worker threads would start an epoch before
+    `on_epoch_begin` has set its order.
+
+    Attributes:
+        failure: What went wrong with a batch, as TensorFlow hides it in an error of
+            its own; `None` if nothing did.
 
     Args:
         inputs: Model input name to sequences or arrays, all of the same count.
         targets: Labels or values `(count,)`, or soft labels `(count, classes)`.
+        weights: How much each example counts, `(count,)`; all alike if omitted.
         batch_size: Examples per batch; the last batch may be smaller.
         seed: Shuffles each epoch differently; `None` keeps one order by length.
     """
@@ -124,12 +134,14 @@ class BatchSource(keras.utils.PyDataset):
         inputs: Mapping[str, Ragged | Dense],
         targets: np.ndarray | None = None,
         *,
+        weights: np.ndarray | None = None,
         batch_size: int = 64,
         seed: int | None = None,
     ):
         super().__init__()
         self.inputs = dict(inputs)
         self.targets = targets
+        self.weights = weights
         self.batch_size = batch_size
         self.seed = seed
         lengths = sum(ragged.lengths for ragged in self.inputs.values())
@@ -144,6 +156,12 @@ class BatchSource(keras.utils.PyDataset):
         }
         self._epoch = -1
         self._plan = self.plan(0)
+        self.failure: Exception | None = None
+        streamed = any(
+            getattr(values, "is_streamed", False) for values in self.inputs.values()
+        )
+        self._pool = ThreadPoolExecutor(1) if streamed else None
+        self._ahead: dict[int, Future] = {}
 
     @property
     def num_batches(self) -> int:
@@ -203,7 +221,24 @@ class BatchSource(keras.utils.PyDataset):
         }
 
     def __getitem__(self, index: int):
-        rows = self._plan[index]
+        try:
+            if self._pool is None:
+                return self._batch(self._plan[index])
+            return self._awaited(index)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _awaited(self, index: int):
+        """Return a batch that a thread has made, and let it make the next ones."""
+        last = min(index + BATCHES_AHEAD, len(self._plan) - 1)
+        self._ahead = {
+            i: self._ahead.get(i) or self._pool.submit(self._batch, self._plan[i])
+            for i in range(index, last + 1)
+        }
+        return self._ahead[index].result()
+
+    def _batch(self, rows: np.ndarray):
         batch = self.pad(rows)
         inputs = batch if len(batch) > 1 else batch.popitem()[1]
         return (inputs,) if self.targets is None else (inputs, self.targets[rows])
@@ -212,3 +247,6 @@ class BatchSource(keras.utils.PyDataset):
         """Move on to the order of the next epoch (Keras calls this)."""
         self._epoch += 1
         self._plan = self.plan(self._epoch)
+        for future in self._ahead.values():
+            future.cancel()
+        self._ahead = {}

@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.batches import Dense, Ragged
+from kerasdl.data.images import ImageEncoder, Pictures
 from kerasdl.data.rows import RowEncoder
 from kerasdl.data.text import TextEncoder
 
@@ -39,12 +40,13 @@ class Encoder(Protocol):
     def check(self, examples):
         """Return examples as `encode` takes them, or raise `InputError`."""
 
-    def encode(self, examples) -> dict[str, Ragged | Dense]:
+    def encode(self, examples) -> dict[str, Ragged | Dense | Pictures]:
         """Return the model's inputs by name."""
 
 
 ENCODERS: Mapping[str, type[Encoder]] = {
     "array": ArrayEncoder,
+    "image": ImageEncoder,
     "table": RowEncoder,
     "text": TextEncoder,
 }

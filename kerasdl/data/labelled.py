@@ -1,9 +1,11 @@
 """Labelled examples of any kind, and fair ways to cut them."""
 
 import hashlib
+import itertools
+import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -40,8 +42,8 @@ class Labelled:
     def fingerprint(self) -> str:
         """SHA-256 of class names, labels and examples, in hexadecimal digits."""
         digest = hashlib.sha256()
-        for text in (*self.label_names, "", *map(str, self.examples)):
-            encoded = text.encode()
+        names = (name.encode() for name in (*self.label_names, ""))
+        for encoded in itertools.chain(names, _identities(self.examples)):
             # With its length, so that moving a boundary between texts shows.
             digest.update(struct.pack("<q", len(encoded)) + encoded)
         kind = "<i8" if self.label_names else "<f8"
@@ -74,11 +76,24 @@ class Splits:
         train: Labelled examples; all of them where the data has no test split.
         test: The official or given test split, or `None`.
         unlabelled: Examples without labels, empty unless asked for.
+        validation: The given validation split beside a test split, or `None`.
     """
 
     train: Labelled
     test: Labelled | None = None
     unlabelled: Sequence = field(default_factory=list)
+    validation: Labelled | None = None
+
+
+def splits_of(parts: Mapping[str, Labelled]) -> Splits:
+    """Put `train`, `validation` and `test` in their places.
+
+    Without a test split, the validation split is what is measured on.
+    """
+    validation, test = parts.get("validation"), parts.get("test")
+    if test is None:
+        return Splits(parts["train"], validation)
+    return Splits(parts["train"], test, validation=validation)
 
 
 def sorted_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -126,8 +141,8 @@ def hold_out(
 ) -> tuple[Labelled, Labelled]:
     """Set a fraction of every class, or of every range of values, aside.
 
-    Examples that differ only in case or white space stay on one side. Each class has at
-    least one example on each side.
+    Texts that differ only in case or white space, and equal images, stay on one side.
+    Each class has at least one example on each side.
 
     Args:
         data: What to cut.
@@ -210,10 +225,32 @@ def deal(data: Labelled, most: int, *, seed: int) -> list[np.ndarray]:
 
 
 def _groups_of_copies(data: Labelled) -> tuple[list[list[int]], np.ndarray]:
-    """Group rows that differ in case or white space only, with their stratum."""
+    """Group rows whose examples count as the same, with their stratum."""
     groups = {}
-    for row, example in enumerate(data.examples):
-        key = " ".join(str(example).casefold().split())
+    for row, key in enumerate(_copy_keys(data.examples)):
         groups.setdefault(key, []).append(row)
     groups = list(groups.values())
     return groups, data.strata[[rows[0] for rows in groups]]
+
+
+def _identities(examples: Sequence) -> Iterable[bytes]:
+    """Yield what tells each example apart: its text, pixels, or file."""
+    if isinstance(examples, np.ndarray):
+        return (_content(array) for array in examples)
+    if hasattr(examples, "identities"):
+        return map(os.fsencode, examples.identities())
+    return (str(example).encode() for example in examples)
+
+
+def _copy_keys(examples: Sequence) -> Iterable[Hashable]:
+    """Yield keys that are equal for copies, even those that differ in case or space."""
+    if isinstance(examples, np.ndarray):
+        return (_content(array) for array in examples)
+    if hasattr(examples, "copy_keys"):
+        return examples.copy_keys()
+    return (" ".join(str(example).casefold().split()) for example in examples)
+
+
+def _content(array: np.ndarray) -> bytes:
+    shape = ",".join(map(str, (array.dtype.str, *array.shape)))
+    return hashlib.sha256(shape.encode() + array.tobytes()).digest()

@@ -1,9 +1,19 @@
 """Layers: code that owns weights, randomness or training-dependent behaviour."""
 
 from kerasdl.layers.attention import PositionEmbedding, SelfAttention
+from kerasdl.layers.augment import (
+    ColorJitter,
+    MixImages,
+    RandomErasing,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomShift,
+)
 from kerasdl.layers.recurrent import GRU, LSTM
 from kerasdl.layers.table import Standardize
 from kerasdl.layers.text import Blend, NgramBag, WordDropout
+from kerasdl.layers.trivial import RandAugment, TrivialAugmentWide
 from kerasdl.layers.vision import (
     AdaptiveAveragePooling,
     ClassToken,
@@ -18,12 +28,21 @@ __all__ = [
     "AdaptiveAveragePooling",
     "Blend",
     "ClassToken",
+    "ColorJitter",
     "GridPositions",
+    "MixImages",
     "NgramBag",
     "PositionEmbedding",
+    "RandAugment",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomShift",
     "SelfAttention",
     "Standardize",
     "StochasticDepth",
+    "TrivialAugmentWide",
     "WordDropout",
     "resize_positions",
 ]

@@ -11,12 +11,15 @@ class ErrorExample:
     """An example that the model got wrong.
 
     Attributes:
-        text: The whole text, as the model saw it, or another example in words.
+        text: The whole text, as the model saw it, another example in words, or where an
+            image comes from.
         label: Name of the true class, or the true value.
         predicted: Name of the class that the model chose, or its value.
         probability: What the model gave the class it chose; `None` of a value.
         words: Words (or phrases) with their push: above 0 towards the chosen class,
             below 0 away from it.
+        picture: The image, as `picture_bytes` makes it, instead of a text.
+        heatmap: The same, with what the model looked at drawn over it.
     """
 
     text: str
@@ -24,6 +27,21 @@ class ErrorExample:
     predicted: str
     probability: float | None = None
     words: Sequence[tuple[str, float]] = ()
+    picture: bytes | None = None
+    heatmap: bytes | None = None
+
+
+@dataclass(frozen=True)
+class BatchPicture:
+    """Training images as the network sees them.
+
+    Attributes:
+        picture: The images, as `mosaic` lays them out.
+        labels: Name of the class of each, row by row.
+    """
+
+    picture: bytes
+    labels: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,7 @@ class RunReport:
         label_names: Name of each class; empty for values.
         errors: Examples that the model got wrong, the worst first.
         notes: Remarks, a sentence each.
+        batches: Training images, of an image model.
     """
 
     title: str
@@ -51,6 +70,7 @@ class RunReport:
     label_names: Sequence[str]
     errors: Sequence[ErrorExample] = ()
     notes: Sequence[str] = ()
+    batches: Sequence[BatchPicture] = ()
 
 
 def worst_errors(labels: np.ndarray, answers: np.ndarray, limit: int) -> np.ndarray:

@@ -12,15 +12,15 @@ import warnings
 from collections.abc import Sequence
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 
 from kerasdl.files import whole_file
-from kerasdl.report.contents import ErrorExample, RunReport
+from kerasdl.report.contents import BatchPicture, RunReport
+from kerasdl.report.drawing import COLOURS, MOST_NUMBERED_CLASSES, STYLE
+from kerasdl.report.errors import errors_section
+from kerasdl.report.formats import UNKNOWN, number, percent
+from kerasdl.report.pictures import picture_tag
 from kerasdl.report.plots import (
-    COLOURS,
-    MOST_NUMBERED_CLASSES,
-    STYLE,
     confusion_matrix,
     curves,
     learning_curves,
@@ -29,10 +29,6 @@ from kerasdl.report.plots import (
     residuals,
 )
 from kerasdl.report.style import STYLESHEET
-
-UNKNOWN = "\N{EN DASH}"
-EXCERPT_CHARACTERS = 600
-COLOURED_WORDS = 40
 
 
 def write_report(path: str | os.PathLike, report: RunReport) -> None:
@@ -51,8 +47,9 @@ def _page(report: RunReport) -> str:
     sections = [
         _header(report),
         _plots(report),
+        _batches(report.batches),
         _classes(report),
-        _errors(report.errors),
+        errors_section(report.errors),
         _epochs(report.history),
         _facts(report),
     ]
@@ -99,20 +96,20 @@ def _header(report: RunReport) -> str:
 def _accuracy(metrics: dict) -> tuple[str, str, str, str, dict[str, str]]:
     """Return the main number of a classifier with its interval, and the others."""
     others = {
-        "log loss": _number(metrics["log_loss"]),
-        "calibration error": _percent(metrics["ece"]),
-        "F1, macro": _percent(metrics["f1"]),
-        "ROC AUC": _number(metrics["roc_auc"]),
+        "log loss": number(metrics["log_loss"]),
+        "calibration error": percent(metrics["ece"]),
+        "F1, macro": percent(metrics["f1"]),
+        "ROC AUC": number(metrics["roc_auc"]),
     }
     names = ("accuracy", "accuracy_low", "accuracy_high")
-    return "accuracy", *(_percent(metrics[name]) for name in names), others
+    return "accuracy", *(percent(metrics[name]) for name in names), others
 
 
 def _error_size(metrics: dict) -> tuple[str, str, str, str, dict[str, str]]:
     """Return the main number of a regressor with its interval, and the others."""
     others = {
         "mean absolute error": f"{metrics['mae']:.4g}",
-        "variance explained": _percent(metrics["r2"]),
+        "variance explained": percent(metrics["r2"]),
     }
     if "margin" in metrics:
         others["90 % lie within ±"] = f"{metrics['margin']:.4g}"
@@ -145,12 +142,12 @@ def _class_plots(report: RunReport) -> list[str]:
         _svg(
             reliability_diagram(report.labels, report.answers),
             "Reliability diagram: accuracy against confidence, with the share of "
-            f"examples below; expected calibration error {_percent(metrics['ece'])}",
+            f"examples below; expected calibration error {percent(metrics['ece'])}",
         ),
         _svg(
             confusion_matrix(report.labels, report.answers, report.label_names),
             "Confusion matrix: true classes in rows, predicted classes in columns; "
-            f"{_percent(metrics['accuracy'])} lie on the diagonal",
+            f"{percent(metrics['accuracy'])} lie on the diagonal",
         ),
     ]
 
@@ -161,7 +158,7 @@ def _value_plots(report: RunReport) -> list[str]:
         _svg(
             predicted_values(report.labels, report.answers),
             "Predicted against true values: the nearer to the diagonal, the better; "
-            f"{_percent(metrics['r2'])} of the variance is explained",
+            f"{percent(metrics['r2'])} of the variance is explained",
         ),
         _svg(
             residuals(report.labels, report.answers),
@@ -171,124 +168,54 @@ def _value_plots(report: RunReport) -> list[str]:
     ]
 
 
+def _batches(batches: Sequence[BatchPicture]) -> str:
+    if not batches:
+        return ""
+    figures = "\n".join(_batch(batch) for batch in batches)
+    return f"""<section>
+<h2>Training images as the network sees them</h2>
+<div class="batches">
+{figures}
+</div>
+</section>"""
+
+
+def _batch(batch: BatchPicture) -> str:
+    labels = ", ".join(batch.labels)
+    picture = picture_tag(batch.picture, f"{len(batch.labels)} training images")
+    return (
+        f"<figure>{picture}\n<figcaption>Row by row: {html.escape(labels)}"
+        "</figcaption></figure>"
+    )
+
+
 def _classes(report: RunReport) -> str:
     if not report.label_names:
         return ""
+    classes = list(report.metrics["per_class"].items())
+    remark = ""
+    if len(classes) > 2:
+        classes.sort(key=lambda item: (item[1]["count"] == 0, item[1]["recall"]))
+        remark = (
+            '<p class="quiet">Recall is the accuracy within a class; the class with '
+            "the lowest comes first.</p>\n"
+        )
     rows = [
         [
             html.escape(label),
-            *(_percent(row[key]) for key in ("precision", "recall", "f1")),
+            _bar(row["recall"]),
+            percent(row["precision"]),
+            percent(row["f1"]),
             f"{row['count']:,}",
         ]
-        for label, row in report.metrics["per_class"].items()
+        for label, row in classes
     ]
-    table = _table(["class", "precision", "recall", "F1", "examples"], rows)
-    return f"<section>\n<h2>Classes</h2>\n{table}\n</section>"
+    table = _table(["class", "recall", "precision", "F1", "examples"], rows)
+    return f"<section>\n<h2>Classes</h2>\n{remark}{table}\n</section>"
 
 
-def _errors(errors: Sequence[ErrorExample]) -> str:
-    if not errors:
-        return ""
-    articles = "\n".join(_error(example) for example in errors)
-    certain = errors[0].probability is not None
-    title = "Most confidently wrong" if certain else "Largest errors"
-    legend = ""
-    if any(example.words for example in errors):
-        legend = (
-            '<p class="quiet">Words that pushed <mark class="towards">towards the '
-            'wrong answer</mark> and <mark class="away">away from it</mark>; '
-            "the deeper the colour, the harder.</p>"
-        )
-    return f"<section>\n<h2>{title}</h2>\n{legend}\n{articles}\n</section>"
-
-
-def _error(example: ErrorExample) -> str:
-    certainty = (
-        "" if example.probability is None else f" with {_percent(example.probability)}"
-    )
-    return f"""<article>
-<h3>Said <b>{html.escape(example.predicted)}</b>{certainty},
-is <b>{html.escape(example.label)}</b></h3>
-<p>{_coloured(example.text, example.words)}</p>
-</article>"""
-
-
-def _coloured(text: str, words: Sequence[tuple[str, float]]) -> str:
-    """Return the stretch of a text where the words push hardest, as HTML."""
-    text = " ".join(re.sub(r"<br\s*/?>", " ", text, flags=re.I).split())
-    pushes = _strongest(words)
-    found = _occurrences(text, pushes)
-    start, end = _excerpt(text, found)
-    hardest = max(map(abs, pushes.values()), default=1)
-    pieces, at = ["… " if start else ""], start
-    for left, right, push in found:
-        if start <= left and right <= end:
-            side = "towards" if push > 0 else "away"
-            pieces += [
-                html.escape(text[at:left]),
-                f'<mark class="{side}" title="{push:+.2f}" '
-                f'style="--push:{abs(push) / hardest:.2f}">'
-                f"{html.escape(text[left:right])}</mark>",
-            ]
-            at = right
-    pieces += [html.escape(text[at:end]), " …" if end < len(text) else ""]
-    return "".join(pieces) or '<i class="quiet">empty text</i>'
-
-
-def _strongest(words: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Keep the words that push hardest, each in lower case with its hardest push."""
-    pushes = {}
-    for word, push in sorted(words, key=lambda pair: -abs(pair[1])):
-        if word.strip() and np.isfinite(push) and push:
-            pushes.setdefault(" ".join(word.lower().split()), float(push))
-    return dict(list(pushes.items())[:COLOURED_WORDS])
-
-
-def _occurrences(text: str, pushes: dict[str, float]) -> list[tuple[int, int, float]]:
-    """Find the words in a text: start, end and push of each, left to right."""
-    if not pushes:
-        return []
-    # Long ones first, so that a phrase wins over its first word.
-    longest_first = sorted(pushes, key=len, reverse=True)
-    words = "|".join(map(re.escape, longest_first))
-    pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
-    return [
-        (match.start(), match.end(), pushes[match.group().lower()])
-        for match in pattern.finditer(text)
-        # Lower-casing is not always the inverse of matching without case.
-        if match.group().lower() in pushes
-    ]
-
-
-def _excerpt(text: str, found: Sequence[tuple[int, int, float]]) -> tuple[int, int]:
-    """Choose the stretch of at most `EXCERPT_CHARACTERS` that holds most push."""
-    if len(text) <= EXCERPT_CHARACTERS:
-        return 0, len(text)
-    margin = EXCERPT_CHARACTERS // 8
-    best, start, first, push = 0.0, 0, 0, 0.0
-    for last, (_, right, weight) in enumerate(found):
-        push += abs(weight)
-        while (
-            right - found[first][0] > EXCERPT_CHARACTERS - 2 * margin and first < last
-        ):
-            push -= abs(found[first][2])
-            first += 1
-        if push > best:
-            best, start = push, max(found[first][0] - margin, 0)
-    end = min(start + EXCERPT_CHARACTERS, len(text))
-    start = end - EXCERPT_CHARACTERS
-    return _whole_words(text, start, end)
-
-
-def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Shrink a stretch to whole words, unless they are absurdly long."""
-    if start:
-        space = text.find(" ", start, start + 40)
-        start = space + 1 if space >= 0 else start
-    if end < len(text):
-        space = text.rfind(" ", end - 40, end)
-        end = space if space >= 0 else end
-    return start, end
+def _bar(share: float) -> str:
+    return f'<span class="bar" style="--share:{share:.4f}">{percent(share)}</span>'
 
 
 def _epochs(history: dict[str, list[float]]) -> str:
@@ -337,16 +264,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         f'<div class="scroll"><table>\n<thead><tr>{titles}</tr></thead>\n'
         f"<tbody>\n{lines}\n</tbody>\n</table></div>"
     )
-
-
-def _number(value: float | None) -> str:
-    return UNKNOWN if value is None or not np.isfinite(value) else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    if value is None or not np.isfinite(value):
-        return UNKNOWN
-    return f"{100 * value:.2f}\N{NO-BREAK SPACE}%"
 
 
 @mpl.rc_context(STYLE)

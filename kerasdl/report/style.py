@@ -67,6 +67,28 @@ mark {
   background: rgb(var(--away) / calc(.08 + .5 * var(--push)));
   text-decoration: underline dotted 1px; text-underline-offset: .2em;
 }
+.bar {
+  --share: 0;
+  display: block;
+  background: linear-gradient(rgb(var(--away) / .45) 0 0) 0 50% / calc(
+    (100% - 5rem) * var(--share)
+  ) .7rem no-repeat;
+}
+td:has(.bar) { min-width: 13rem; }
+.gallery {
+  display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 2rem;
+  margin-top: 1rem;
+}
+.pictures { display: flex; gap: .5rem; }
+.pictures img { width: 11.5rem; max-width: calc(50% - .25rem); border-radius: .3rem; }
+img { display: block; height: auto; }
+.exact { image-rendering: pixelated; }
+article .source {
+  font: inherit; font-size: .85rem; color: var(--quiet); margin-top: .4rem;
+}
+.batches img { width: 100%; max-width: 44rem; border-radius: .3rem; }
+figcaption { color: var(--quiet); font-size: .85rem; margin-top: .5rem; }
+.batches figure + figure { margin-top: 1.6rem; }
 .facts { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2.5rem; }
 .facts div {
   display: grid; grid-template-columns: 9rem 1fr; gap: 1rem;
@@ -76,7 +98,7 @@ mark {
 .notes { margin-top: 1.4rem; padding-left: 1.1rem; }
 @media (max-width: 46rem) {
   main { padding: 1.6rem 1rem 3rem; }
-  .numbers, .plots, .facts { grid-template-columns: minmax(0, 1fr); }
+  .numbers, .plots, .facts, .gallery { grid-template-columns: minmax(0, 1fr); }
   .numbers > dl { grid-template-columns: 1fr 1fr; }
   .numbers dd { font-size: 1.3rem; }
   .main dd { font-size: 2.4rem; }

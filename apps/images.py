@@ -1,0 +1,195 @@
+"""Image classification: the recipes, and what a bundle is asked.
+
+The numbers below are from `python benchmarks/images.py` on 2 shared CPU cores; the rows
+are in `benchmarks/results/images.json`.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kerasdl.checks import check_choice
+from kerasdl.errors import InputError
+from kerasdl.recipe import Recipe
+from kerasdl_apps.sentiment import match_labels
+
+DEFAULT_MODEL = "cnn"
+DEFAULT_BUNDLE = "fashion-mnist"
+QUICK = {"epochs": 1, "max_examples": 500}
+# Examples asked at once by `predict`, so that one bad file costs little.
+FILES_AT_ONCE = 64
+
+
+def cnn() -> Recipe:
+    """The plain network of three convolutions."""
+    return Recipe(
+        build="cnn",
+        kind="image",
+        arguments={"filters": (48, 96, 192)},
+        augment="light",
+        epochs=8,
+        batch_size=128,
+        learning_rate=8e-3,
+        warmup=0.1,
+        label_smoothing=0.1,
+        ema=0.99,
+        patience=8,
+        validation_fraction=0.05,
+    )
+
+
+def resnet() -> Recipe:
+    """ResNet-20 as for CIFAR-10 (He et al. 2015, section 4.2)."""
+    return replace(
+        cnn(),
+        build="resnet",
+        arguments={"variant": "resnet20"},
+        epochs=15,
+        patience=15,
+    )
+
+
+RECIPES = {"cnn": cnn, "resnet": resnet}
+
+
+def recipe(
+    model: str = DEFAULT_MODEL,
+    *,
+    quick: bool = False,
+    pretrained: str | None = None,
+    image_size: int | None = None,
+    **changes,
+) -> Recipe:
+    """Return the recipe of a model, or that of fine-tuning one.
+
+    Args:
+        model: A key of `RECIPES`.
+        quick: One epoch on at most 500 images, to see that everything works.
+        pretrained: Start from this model instead, as
+            `kerasdl.pretrained.open_pretrained` takes it.
+        image_size: Height and width that images are brought to, in pixels; `None`
+            keeps those of arrays and takes the default of the model for photos.
+        **changes: Fields of the recipe to replace; `None` keeps the recipe's own.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        InputError: If there is no such model, or a value is out of range.
+    """
+    if pretrained:
+        from kerasdl.finetuning import finetuning
+
+        chosen = finetuning(pretrained)
+    else:
+        try:
+            check_choice("model", model, RECIPES)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        chosen = RECIPES[model]()
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if image_size is not None:
+        changes["encoder"] = {**chosen.encoder, "image_size": image_size}
+    return replace(chosen, **{**(QUICK if quick else {}), **changes})
+
+
+def evaluate(
+    bundle: str, data: str, *, notify, tta: bool = False, **data_options
+) -> dict:
+    """Measure a bundle on labelled images: their test split where they have one.
+
+    Args:
+        bundle: Run folder, bundle folder or name of a shipped bundle.
+        data: As in a recipe.
+        notify: Called with a line that says which data were taken.
+        tta: Average the answers for each image and its mirror image (test-time
+            augmentation).
+        **data_options: Options of `kerasdl.data.image_sources.load_images`.
+
+    Returns:
+        Metrics of `kerasdl.evaluate.classification_metrics` and the name of the set.
+    """
+    from kerasdl.bundle import load
+    from kerasdl.data.image_sources import load_images
+    from kerasdl.evaluate import classification_metrics
+
+    predictor = load(bundle)  # refused in a moment; the data may take longer
+    check_images_bundle(predictor, bundle)
+    splits = load_images(data, notify=notify, **data_options)
+    images = splits.train if splits.test is None else splits.test
+    labels = match_labels(images.label_names, predictor.labels)[images.labels]
+    answers = predictor.answers(images.examples, tta=tta)
+    return {
+        "set": images.name,
+        **classification_metrics(labels, answers, predictor.labels),
+    }
+
+
+def check_images_bundle(predictor, bundle: str) -> None:
+    """Refuse a bundle that does not classify images."""
+    from kerasdl.data.images import ImageEncoder
+
+    if not isinstance(predictor.encoder, ImageEncoder):
+        raise InputError(f"the bundle {bundle!r} classifies no images; give another")
+
+
+def image_files(names: Sequence[str]) -> list[Path]:
+    """Return the files that arguments name: files, folders, or patterns with `*`.
+
+    Of a folder all files are taken, hidden ones and those that are no images by their
+    ending left out.
+
+    Raises:
+        InputError: If there is no such file, or a folder holds no images.
+    """
+    from kerasdl.data.image_sources import files_below
+
+    found = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            below = files_below(path)
+            if not below:
+                raise InputError(f"the folder {name} holds no images; give another")
+            found += below
+        elif os.path.lexists(path):
+            found.append(path)
+        elif matches := sorted(glob.glob(str(path), recursive=True)):
+            found += [Path(match) for match in matches]
+        else:
+            raise InputError(f"there is no file {name}; check the path")
+    return list(dict.fromkeys(found))
+
+
+def predict(predictor, files: Sequence[Path], *, tta: bool = False) -> tuple:
+    """Classify image files; one that cannot be read does not stop the others.
+
+    Args:
+        predictor: A loaded bundle.
+        files: Image files.
+        tta: Average the answers for each image and its mirror image (test-time
+            augmentation).
+
+    Returns:
+        The readable files, their probabilities `(count, classes)`, and a sentence for
+        each file that could not be read.
+    """
+    import numpy as np
+
+    done, answers, refused = [], [], []
+    for start in range(0, len(files), FILES_AT_ONCE):
+        chunk = files[start : start + FILES_AT_ONCE]
+        try:
+            answers.append(predictor.answers(chunk, tta=tta))
+            done += chunk
+        except InputError:  # by itself, each file can be named
+            for file in chunk:
+                try:
+                    answers.append(predictor.answers([file], tta=tta))
+                    done.append(file)
+                except InputError as error:
+                    refused.append(str(error))
+    shape = (0, len(predictor.labels))
+    return done, np.concatenate([np.zeros(shape), *answers]), refused
