@@ -106,6 +106,7 @@ def mirrored(training: Labelled, test: Labelled, preset: Path, seed: int):
 
 
 def answers(recipe: Recipe, training: Labelled, test: Labelled, **options):
+    """Return the probabilities after fine-tuning."""
     fitted = fit_pretrained(recipe, training, console=Console())
     return fitted.predictor.answers(test.examples, **options)
 

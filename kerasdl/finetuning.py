@@ -18,7 +18,7 @@ from kerasdl.errors import InputError
 from kerasdl.fit import Fitted, class_weights
 from kerasdl.heads import Encoded, fit_head
 from kerasdl.predict import FEWEST_FOR_CONFIDENCE, Classifier
-from kerasdl.pretrained import HEAD, open_pretrained
+from kerasdl.pretrained import HEAD, Pretrained, open_pretrained
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
 from kerasdl.tasks import compile_classifier
@@ -61,10 +61,10 @@ def fit_pretrained(
 
     The best epoch is kept where it beats the head alone on the validation images by
     more than its standard error. Otherwise the head alone is kept, calibrated on them,
-    and at last fitted to those that were held out, too: where there are few images, each
+    and at last fitted to what was held out, too: where there are few images, each
     counts. With fewer than `FEWEST_FOR_CONFIDENCE` to choose an epoch by, the backbone
-    stays frozen: on a quarter of the ants and bees held out, the epoch after which the
-    training ends was worse than the head in four runs of four.
+    stays frozen: with a quarter of the ants and bees held out, the head was better than
+    the last epoch in four runs of four.
 
     Args:
         recipe: How to train.
@@ -87,9 +87,7 @@ def fit_pretrained(
     kept = data
     if validation is None:
         kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
-    pretrained = open_pretrained(recipe.pretrained)
-    if size := recipe.encoder.get("image_size"):
-        pretrained = pretrained.resized(size)
+    pretrained = _open(recipe)
     encoder, classes = pretrained.encoder, len(data.label_names)
     backend.set_seed(recipe.seed)
     model = pretrained.build(classes)
@@ -97,19 +95,7 @@ def fit_pretrained(
     sets = [Encoded(encoder, encoder.encode(x.examples), x) for x in (kept, validation)]
 
     head = fit_head(model, recipe, *sets, console=console)
-    weights, losses = model.get_weights(), sets[1].losses(model)
-    epochs = {}
-    if len(validation) >= FEWEST_FOR_CONFIDENCE:
-        epochs = fit_backbone(model, recipe, *sets, console=console, stop=stop)
-    elif recipe.epochs:
-        console.print(
-            f"{len(validation)} validation images are too few to choose an epoch by: "
-            "the backbone stays frozen",
-            soft_wrap=True,
-        )
-    is_tuned = is_better(sets[1].losses(model), losses)
-    if not is_tuned:
-        model.set_weights(weights)
+    is_tuned, epochs = try_backbone(model, recipe, *sets, console=console, stop=stop)
     answers.calibrate(validation.examples, validation.labels)
     if not is_tuned:
         head.fit(model, len(data))
@@ -118,6 +104,48 @@ def fit_pretrained(
         _write_history(folder / "history.csv", history)
     arguments = {**pretrained.arguments, "num_classes": classes}
     return Fitted(pretrained.builder, arguments, answers, history)
+
+
+def _open(recipe: Recipe) -> Pretrained:
+    pretrained = open_pretrained(recipe.pretrained)
+    if size := recipe.encoder.get("image_size"):
+        return pretrained.resized(size)
+    return pretrained
+
+
+def try_backbone(
+    model: keras.Model,
+    recipe: Recipe,
+    training: Encoded,
+    validation: Encoded,
+    *,
+    console: Console,
+    stop: StopOnSignal | None,
+) -> tuple[bool, dict[str, list[float]]]:
+    """Run `fit_backbone` where it can be judged; undo it where it does not help.
+
+    Returns:
+        Whether the model was changed, and what `fit_backbone` returned, if it ran.
+    """
+    count = len(validation.data)
+    if not recipe.epochs:
+        return False, {}
+    if count < FEWEST_FOR_CONFIDENCE:
+        console.print(
+            f"{count} validation images are too few to choose an epoch by: the "
+            "backbone stays frozen",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return False, {}
+    weights, losses = model.get_weights(), validation.losses(model)
+    epochs = fit_backbone(
+        model, recipe, training, validation, console=console, stop=stop
+    )
+    if is_better(validation.losses(model), losses):
+        return True, epochs
+    model.set_weights(weights)
+    return False, epochs
 
 
 def is_better(losses: np.ndarray, others: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from PIL import Image
+from references import torchvision
 
 from kerasdl import augment, backend
 from kerasdl.augment import POLICIES, augmented, augmented_batch
@@ -25,7 +26,6 @@ from kerasdl.layers import (
     trivial,
 )
 from kerasdl.tasks import AuxiliaryModel, compile_classifier
-from tests.references import torchvision
 
 IMAGE_LAYERS = (
     *(ColorJitter, RandAugment, RandomErasing, RandomFlip, RandomResizedCrop),

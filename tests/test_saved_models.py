@@ -1,9 +1,12 @@
 """The bundles that come with kerasdl."""
 
+import json
+
 import pytest
 
 import kerasdl
 from kerasdl.bundle import read_bundle, shipped_bundles
+from kerasdl.data.image_sources import load_images
 from kerasdl.data.imdb import is_prepared
 from kerasdl.data.sources import imdb
 
@@ -42,3 +45,19 @@ def test_imdb_accuracy_is_the_measured_one(predictor):
     right = predictor.answers(test.examples).argmax(axis=1) == test.labels
     # Three standard errors of 1,250 reviews below the 92.0 % that is promised.
     assert right.mean() > 0.92 - 3 * (0.92 * 0.08 / 1250) ** 0.5
+
+
+def test_fashion_accuracy_is_the_measured_one():
+    """The sample's test images are of the official test split."""
+    predictor = kerasdl.load("fashion-mnist")
+    promised = read_metrics("fashion-mnist")["accuracy"]
+    test = load_images("sample").test
+    right = predictor.answers(test.examples).argmax(axis=1) == test.labels
+    deviation = (promised * (1 - promised) / len(test)) ** 0.5
+    assert abs(right.mean() - promised) < 3 * deviation
+    folder = shipped_bundles()["fashion-mnist"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+
+
+def read_metrics(name):
+    return json.loads((shipped_bundles()[name] / "metrics.json").read_text())

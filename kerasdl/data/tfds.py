@@ -70,8 +70,8 @@ def open_set(source: Source):
         builder = tensorflow_datasets.builder(source.name, data_dir=str(tfds_folder()))
     except Exception as error:  # Its own classes, and those of its data sets.
         raise InputError(
-            f"tensorflow_datasets has no set {source.name!r} ({_reason(error)}); see "
-            "https://www.tensorflow.org/datasets/catalog for the names"
+            f"tensorflow_datasets opens no set {source.name!r} "
+            f"({type(error).__name__}); its catalogue has the names"
         ) from error
     # What is there may be another version than this TFDS reads.
     if not prepared or not builder.info.splits:
