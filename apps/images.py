@@ -29,13 +29,12 @@ def cnn() -> Recipe:
         kind="image",
         arguments={"filters": (48, 96, 192)},
         augment="light",
-        epochs=8,
+        epochs=7,
         batch_size=128,
-        learning_rate=8e-3,
+        learning_rate=6e-3,
         warmup=0.1,
-        label_smoothing=0.1,
         ema=0.99,
-        patience=8,
+        patience=7,
         validation_fraction=0.05,
     )
 

@@ -10,10 +10,11 @@ from PIL import Image
 
 import kerasdl
 from kerasdl import bundle
+from kerasdl.augment import POLICIES
 from kerasdl.data.labelled import Labelled
 from kerasdl.fit import class_weights, fit
 from kerasdl.recipe import Recipe
-from kerasdl_apps import images
+from kerasdl_apps import images, images_commands
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -146,6 +147,11 @@ def test_what_is_refused(refused, tmp_path, arguments, words):
     data = [] if "--data" in arguments else ["--data", "sample"]
     refused("images", "train", "--out", folder, *data, *arguments, words=words)
     assert not folder.exists()
+
+
+def test_the_command_knows_every_policy():
+    """It names them itself, as importing them would import Keras for `--help`."""
+    assert images_commands.AUGMENT == POLICIES
 
 
 def test_predict_refuses_what_is_not_there(refused, small, tmp_path):
