@@ -17,7 +17,7 @@ from kerasdl_apps.sentiment import match_labels
 
 DEFAULT_MODEL = "cnn"
 DEFAULT_BUNDLE = "fashion-mnist"
-QUICK = {"epochs": 1, "max_examples": 500}
+QUICK = {"epochs": 1, "max_examples": 500, "batch_size": 16}
 # Examples asked at once by `predict`, so that one bad file costs little.
 FILES_AT_ONCE = 64
 
@@ -33,7 +33,6 @@ def cnn() -> Recipe:
         batch_size=128,
         learning_rate=6e-3,
         warmup=0.1,
-        ema=0.99,
         patience=7,
         validation_fraction=0.05,
     )
@@ -65,7 +64,7 @@ def recipe(
 
     Args:
         model: A key of `RECIPES`.
-        quick: One epoch on at most 500 images, to see that everything works.
+        quick: One epoch of small batches on at most 500 images: does all work?
         pretrained: Start from this model instead, as
             `kerasdl.pretrained.open_pretrained` takes it.
         image_size: Height and width that images are brought to, in pixels; `None`

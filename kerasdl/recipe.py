@@ -40,7 +40,8 @@ class Recipe:
         class_weights: Let every class count alike, however many examples it has.
         augment: Changes of the training images, a name in `kerasdl.augment.POLICIES`.
         ema: Decay of the moving average of the weights that is validated and kept; 0
-            keeps the weights themselves.
+            keeps the weights themselves. It starts from the first ones, so that it
+            needs several times `1 / (1 - ema)` steps.
         word_vectors: Length of the vectors, learnt from the training texts, from which
             the embedding starts; 0 starts from random ones.
         validation_fraction: Share of the training data that chooses the epoch and the

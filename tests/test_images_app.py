@@ -61,7 +61,7 @@ def test_the_sample_trains(run_cli, tmp_path):
     assert code == 0, err
     metrics = json.loads(out)
     assert metrics["count"] == 2000
-    assert metrics["accuracy"] > 0.2  # ten classes, 500 images, one epoch
+    assert metrics["accuracy"] > 0.3  # ten classes, 500 images, one epoch
     assert (folder / "report.html").stat().st_size > 10_000
     assert kerasdl.load(folder).encoder.sizes == {"input_shape": (28, 28, 1)}
 
