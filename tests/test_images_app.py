@@ -136,7 +136,7 @@ def test_check_finds_what_would_stop_a_training(run_cli, photos, tmp_path):
     [
         (["--model", "resnte"], ["'resnte'", "did you mean 'resnet'"]),
         (["--augment", "lihgt"], ["'lihgt'", "did you mean 'light'"]),
-        (["--data", "smaple"], ["'smaple'", "sample"]),
+        (["--data", "sampel"], ["'sampel'", "sample"]),
         (["--data", "no/such/folder"], ["no/such/folder"]),
         (["--pretrained", "no/such/folder"], ["no/such/folder"]),
         (["--epochs", "0"], ["epochs=0"]),
