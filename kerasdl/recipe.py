@@ -27,7 +27,8 @@ class Recipe:
             `kerasdl.data.rows.load_rows` or `kerasdl.data.image_sources.load_images`.
         encoder: Options of `fit_encode` of the encoder of the kind, in
             `kerasdl.data.encoders.ENCODERS`.
-        epochs: Passes over the training data, at most.
+        epochs: Passes over the training data, at most; 0 where `pretrained` is set for
+            a new head alone.
         batch_size: Examples per optimizer step.
         optimizer: Name of a Keras optimizer.
         learning_rate: Highest learning rate.
@@ -80,7 +81,8 @@ class Recipe:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
+            head_alone = name == "epochs" and value == 0 and self.pretrained
+            if not (0 < value < math.inf or head_alone):
                 raise InputError(f"{name}={value}; give a number above 0")
 
     @property
