@@ -23,7 +23,10 @@ FILES_AT_ONCE = 64
 
 
 def cnn() -> Recipe:
-    """The plain network of three convolutions."""
+    """The plain network of three convolutions.
+
+    Fashion-MNIST: 92.5 % (1 seed), 773 s on 2 cores that other work held for the most.
+    """
     return Recipe(
         build="cnn",
         kind="image",
@@ -39,7 +42,7 @@ def cnn() -> Recipe:
 
 
 def resnet() -> Recipe:
-    """ResNet-20 as for CIFAR-10 (He et al. 2015, section 4.2)."""
+    """ResNet-20 as for CIFAR-10 (He et al. 2015, section 4.2); not measured yet."""
     return replace(
         cnn(),
         build="resnet",
