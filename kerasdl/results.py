@@ -136,7 +136,7 @@ def _write_report(
 ) -> None:
     worst = report.worst_errors(test.labels, answers, NUM_SHOWN_ERRORS)
     run_report = report.RunReport(
-        title=f"{run.recipe.to_json()['build']} on {run.recipe.data}",
+        title=f"{run.recipe.name} on {run.recipe.data}",
         summary=facts,
         metrics=run.metrics,
         history=run.history,

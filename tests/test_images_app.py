@@ -11,6 +11,7 @@ from PIL import Image
 import kerasdl
 from kerasdl import bundle
 from kerasdl.augment import POLICIES
+from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled
 from kerasdl.fit import class_weights, fit
 from kerasdl.recipe import Recipe
@@ -229,6 +230,22 @@ def test_class_weights_make_every_class_count_alike():
     weights = class_weights(Labelled("", labels, labels, ("a", "b", "c")))
     sums = np.bincount(labels, weights[labels])
     np.testing.assert_allclose(sums, 100 / 3, rtol=1e-6)
+
+
+def test_class_weights_come_with_the_batches():
+    """Two examples of 48 count as much as the other 46."""
+    rare = pictures(48, seed=2)
+    labels = np.zeros(48, int)
+    labels[:2] = 1
+    data = Labelled("rare", rare.examples, labels, rare.label_names)
+    source = BatchSource(
+        {"image": Dense(data.examples)},
+        labels,
+        weights=class_weights(data)[labels],
+        batch_size=48,
+    )
+    *_, weights = source[0]
+    np.testing.assert_allclose(np.sort(weights)[[0, -1]], [48 / 92, 12], rtol=1e-6)
 
 
 def test_tta_averages_the_logits_of_mirror_images(silent):

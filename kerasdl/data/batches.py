@@ -241,7 +241,8 @@ class BatchSource(keras.utils.PyDataset):
     def _batch(self, rows: np.ndarray):
         batch = self.pad(rows)
         inputs = batch if len(batch) > 1 else batch.popitem()[1]
-        return (inputs,) if self.targets is None else (inputs, self.targets[rows])
+        answers = [part for part in (self.targets, self.weights) if part is not None]
+        return (inputs, *(part[rows] for part in answers))
 
     def on_epoch_begin(self):
         """Move on to the order of the next epoch (Keras calls this)."""
