@@ -4,7 +4,6 @@ Every source returns `kerasdl.data.labelled.Splits`; its examples are one uint8 
 `(count, height, width, channels)`, or files that are decoded when they are needed.
 """
 
-import difflib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from kerasdl.data.image_files import (
 )
 from kerasdl.data.image_sets import TFDS_SETS, image_sample, tfds_images
 from kerasdl.data.labelled import Labelled, Splits, sorted_names, splits_of
+from kerasdl.data.names import no_such_data
 from kerasdl.data.tables import (
     FORMATS,
     Table,
@@ -37,6 +37,7 @@ from kerasdl.errors import InputError
 __all__ = ["files_below", "image_folder", "image_table", "load_images"]
 
 NAMES = ("auto", "sample", *TFDS_SETS)
+OTHERWISE = ", tfds:NAME, or the path of a folder, a table or an .npz file"
 PATH_COLUMNS = ("path", "file", "filename", "image")
 LABEL_COLUMNS = ("label", "class", "target")
 
@@ -72,7 +73,7 @@ def load_images(
     path = Path(data).expanduser()
     with refuse_unreadable(path):
         if not is_name and (not data or not path.exists()):
-            raise InputError(_not_found(data))
+            raise InputError(no_such_data(data, NAMES, OTHERWISE))
         is_table = not is_name and path.suffix.lower() != ".npz" and not path.is_dir()
     if is_table:
         return image_table(
@@ -105,23 +106,6 @@ def _choose(notify: Callable[[str], None]) -> str:
         "--data fashion_mnist downloads it (30 MB)."
     )
     return "sample"
-
-
-def _not_found(data: str) -> str:
-    parent = Path(data).expanduser().parent
-    beside = sorted(path.name for path in parent.iterdir()) if parent.is_dir() else []
-    close = difflib.get_close_matches(data.casefold(), NAMES, n=1)
-    close += [
-        str(parent / name)
-        for name in difflib.get_close_matches(Path(data).name, beside, n=1)
-    ]
-    hint = (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"give {', '.join(NAMES)}, tfds:NAME, or the path of a folder, a table or "
-        "an .npz file"
-    )
-    return f"there is no data called {data!r}: {hint}"
 
 
 def image_folder(

@@ -3,7 +3,6 @@
 Every source returns `kerasdl.data.labelled.Splits`, whatever it was read from.
 """
 
-import difflib
 import lzma
 import os
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 
 from kerasdl.data.imdb import is_prepared, open_imdb, read_split, tfds_folder
 from kerasdl.data.labelled import Labelled, Splits, sorted_names
+from kerasdl.data.names import no_such_data
 from kerasdl.data.tables import (
     FORMATS,
     Table,
@@ -70,7 +70,8 @@ def load_texts(
     is_name = data in NAMES
     with refuse_unreadable(path):
         if not is_name and (not data or not path.exists()):
-            raise InputError(_not_found(data))
+            otherwise = ", or the path of a folder or a table"
+            raise InputError(no_such_data(data, NAMES, otherwise))
         is_table = not is_name and not path.is_dir()
     if is_table:
         return table(
@@ -105,22 +106,6 @@ def _choose(notify: Callable[[str], None]) -> str:
         "--data imdb downloads it (80 MB)."
     )
     return "sample"
-
-
-def _not_found(data: str) -> str:
-    parent = Path(data).expanduser().parent
-    beside = sorted(path.name for path in parent.iterdir()) if parent.is_dir() else []
-    close = difflib.get_close_matches(data.casefold(), NAMES, n=1)
-    close += [
-        str(parent / name)
-        for name in difflib.get_close_matches(Path(data).name, beside, n=1)
-    ]
-    hint = (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"give {', '.join(NAMES)}, or the path of a folder or a table"
-    )
-    return f"there is no data called {data!r}: {hint}"
 
 
 def sample() -> Splits:
