@@ -421,7 +421,7 @@ def test_an_interruption_before_the_training_leaves_nothing(
 @pytest.mark.parametrize(
     ("target", "kept"),
     [
-        ("kerasdl.callbacks.write_weights", []),
+        ("kerasdl.callbacks.best.write_weights", []),
         ("kerasdl.bundle._write_keras_copy", [runs.CHECKPOINT_FILE]),
         ("kerasdl.report.write_report", [runs.CHECKPOINT_FILE, "bundle/spec.json"]),
     ],

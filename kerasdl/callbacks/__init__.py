@@ -1,0 +1,51 @@
+"""For `model.fit`: the usual set, progress, and a stop that keeps the best."""
+
+from pathlib import Path
+
+import keras
+
+from kerasdl.callbacks.best import BestCheckpoint
+from kerasdl.callbacks.history import EpochFacts
+from kerasdl.callbacks.progress import ProgressDisplay
+from kerasdl.callbacks.signals import StopOnSignal
+from kerasdl.runs import CHECKPOINT_FILE
+
+__all__ = [
+    "BestCheckpoint",
+    "EpochFacts",
+    "ProgressDisplay",
+    "StopOnSignal",
+    "standard_callbacks",
+]
+
+
+def standard_callbacks(
+    folder: str | Path | None, *, monitor: str = "val_loss", patience: int = 3
+) -> list[keras.callbacks.Callback]:
+    """Return the usual callbacks of a training that writes into `folder`.
+
+    The best weights are kept in `checkpoints/best.safetensors` and restored at the end;
+    every epoch adds a line to `history.csv`.
+
+    Args:
+        folder: Existing folder of the run; `None` writes nothing.
+        monitor: Logged quantity that names the best epoch.
+        patience: Epochs without improvement before the training stops.
+
+    Returns:
+        Callbacks for `model.fit(..., callbacks=...)`.
+    """
+    callbacks = [
+        EpochFacts(),
+        keras.callbacks.EarlyStopping(
+            monitor, patience=patience, restore_best_weights=True
+        ),
+    ]
+    if folder is None:
+        return callbacks
+    folder = Path(folder)
+    return [
+        *callbacks,
+        BestCheckpoint(folder / CHECKPOINT_FILE, monitor=monitor),
+        keras.callbacks.CSVLogger(str(folder / "history.csv")),
+    ]
