@@ -1,42 +1,138 @@
-"""Schedules, against their formulas."""
+"""Schedules, against their formulas, step by step."""
 
+import itertools
+
+import keras
 import numpy as np
 import pytest
 
-from kerasdl.schedules import learning_rate_schedule
+from kerasdl.schedules import SCHEDULES, OneCycle, learning_rate_schedule
+
+PEAK, STEPS = 0.4, 100
 
 
-def rates(schedule, steps):
-    return [float(schedule(step)) for step in steps]
+def rates(schedule, steps=range(STEPS + 1)):
+    if isinstance(schedule, float):
+        return [schedule for _ in steps]
+    # As an optimizer has it: an integer.
+    return [
+        float(schedule(keras.ops.convert_to_tensor(step, dtype="int32")))
+        for step in steps
+    ]
 
 
-def test_constant_is_a_number():
-    assert learning_rate_schedule("constant", 0.3, 10) == 0.3
+def half_cosine(share):
+    return 0.5 * (1 + np.cos(np.pi * np.clip(share, 0, 1)))
 
 
-def test_linear_falls_to_zero():
-    schedule = learning_rate_schedule("linear", 0.4, 8)
-    expected = [0.4 * (1 - step / 8) for step in range(9)]
-    np.testing.assert_allclose(rates(schedule, range(9)), expected, atol=1e-6)
+def piecewise(step):
+    return PEAK * (1 if step < 50 else 0.1 if step < 75 else 0.01)
 
 
-def test_cosine_rises_then_falls():
-    schedule = learning_rate_schedule("cosine", 0.4, 20, warmup=0.25)
-    rise = [0.4 * step / 5 for step in range(5)]
-    fall = [0.2 * (1 + np.cos(np.pi * step / 15)) for step in range(16)]
-    np.testing.assert_allclose(rates(schedule, range(21)), rise + fall, atol=1e-6)
+def triangular(step, end=1.0):
+    half = STEPS / 4 / 2
+    cycle = np.floor(1 + step / (2 * half))  # Smith 2015, section 3.2
+    place = abs(step / half - 2 * cycle + 1)
+    height = max(0, 1 - place) * end ** (step / STEPS)
+    return 0.1 * PEAK + 0.9 * PEAK * height
 
 
-def test_cosine_without_warmup_starts_at_the_peak():
-    schedule = learning_rate_schedule("cosine", 0.4, 20)
-    np.testing.assert_allclose(rates(schedule, [0, 10, 20]), [0.4, 0.2, 0], atol=1e-6)
+def one_cycle(step):
+    # As torch.optim.lr_scheduler.OneCycleLR computes it, of 100 steps.
+    top, last, step = 0.3 * STEPS - 0.3, STEPS - 1, min(step, STEPS - 1)
+    if step < top:
+        low = PEAK / 25
+        return low + (PEAK - low) * (1 - half_cosine(step / top))
+    low = PEAK / 25 / 1e4
+    return low + (PEAK - low) * half_cosine((step - top) / (last - top))
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+def restarts(step):
+    # Cycles of 1, 2 and 4 parts of seven.
+    starts = [0, 14, 43, 100]
+    for first, end in itertools.pairwise(starts):
+        if first <= step < end:
+            return PEAK * half_cosine((step - first) / (end - first))
+    return 0.0
+
+
+FORMULAS = {
+    "constant": lambda step: PEAK,  # noqa: ARG005
+    "cosine": lambda step: PEAK * half_cosine(step / STEPS),
+    "exp_range": lambda step: triangular(step, end=0.1),
+    "exponential": lambda step: PEAK * 0.01 ** (step / STEPS),
+    "inverse_sqrt": lambda step: PEAK * min(step, 1 / np.sqrt(max(step, 1))),
+    "linear": lambda step: PEAK * (1 - step / STEPS),
+    "one_cycle": one_cycle,
+    "restarts": restarts,
+    "step": piecewise,
+    "triangular": triangular,
+    "wsd": lambda step: PEAK * min(1, (STEPS - step) / 20),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_step_is_that_of_the_formula(name):
+    schedule = learning_rate_schedule(name, PEAK, STEPS)
+    expected = [FORMULAS[name](step) for step in range(STEPS + 1)]
+    np.testing.assert_allclose(rates(schedule), expected, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", set(SCHEDULES) - {"one_cycle", "inverse_sqrt"})
+def test_warm_up_rises_along_a_line_and_goes_on_with_the_shape(name):
+    schedule = learning_rate_schedule(name, PEAK, STEPS + 25, warmup=0.2)
+    rise = [PEAK * step / 25 for step in range(25)]
+    rest = [FORMULAS[name](step) for step in range(STEPS + 1)]
+    found = rates(schedule, range(STEPS + 26))
+    np.testing.assert_allclose(found, rise + rest, rtol=2e-5, atol=1e-7)
+
+
+def test_inverse_square_root_after_its_warm_up():
+    schedule = learning_rate_schedule("inverse_sqrt", PEAK, STEPS, warmup=0.16)
+    rise = [PEAK * step / 16 for step in range(16)]
+    fall = [PEAK * np.sqrt(16 / step) for step in range(16, STEPS + 1)]
+    np.testing.assert_allclose(rates(schedule), rise + fall, rtol=1e-5)
+
+
+def test_one_cycle_of_the_momentum_is_the_reverse():
+    found = rates(OneCycle(PEAK, STEPS).momentum(0.95, 0.85))
+    top, last = 29.7, 99
+    expected = [
+        0.95 - 0.1 * (1 - half_cosine(step / top))
+        if step < top
+        else 0.85 + 0.1 * (1 - half_cosine((min(step, last) - top) / (last - top)))
+        for step in range(STEPS + 1)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_options_change_the_shape():
+    schedule = learning_rate_schedule("step", 1.0, 10, drops=(0.2,), factor=0.5)
+    np.testing.assert_allclose(rates(schedule, range(4)), [1, 1, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_training_of_no_steps_has_a_schedule(name):
-    assert rates(learning_rate_schedule(name, 0.4, 0), [0]) == pytest.approx([0.4])
+    assert np.isfinite(rates(learning_rate_schedule(name, 0.4, 0), [0, 1])).all()
 
 
-def test_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"schedule='cosin'.*did you mean 'cosine'"):
-        learning_rate_schedule("cosin", 0.1, 10)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_config_makes_the_same_schedule(name):
+    schedule = learning_rate_schedule(name, PEAK, STEPS, warmup=0.1)
+    config = keras.optimizers.schedules.serialize(schedule)
+    again = keras.optimizers.schedules.deserialize(config)
+    steps = [0, 5, 40, 99]
+    assert rates(again, steps) == rates(schedule, steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cosin", {}, r"schedule='cosin'.*did you mean 'cosine'"),
+        ("wsd", {"decoy": 0.1}, r"schedule option='decoy'.*did you mean 'decay'"),
+        ("cosine", {"warmup": 2}, r"warmup=2; expected a share"),
+    ],
+)
+def test_what_is_unknown_is_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        learning_rate_schedule(name, 0.1, 10, **options)
