@@ -17,6 +17,7 @@ from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.errors import InputError
 from kerasdl.fit import Fitted, class_weights
 from kerasdl.heads import Encoded, fit_head
+from kerasdl.optimizers import make_optimizer
 from kerasdl.predict import FEWEST_FOR_CONFIDENCE, Classifier
 from kerasdl.pretrained import HEAD, Pretrained, open_pretrained
 from kerasdl.recipe import Recipe
@@ -260,41 +261,26 @@ def stages(epochs: int) -> Iterator[tuple[int, tuple[int, int]]]:
 def _compiled(graph, recipe, parts, steps) -> keras.Model:
     """Compile the graph with a learning rate that falls from part to part."""
     schedule = learning_rate_schedule(
-        recipe.schedule, recipe.learning_rate, steps, warmup=recipe.warmup
+        recipe.schedule,
+        recipe.learning_rate,
+        steps,
+        warmup=recipe.warmup,
+        **recipe.schedule_options,
     )
     rates = {
         variable.path: DECAY**-depth
         for depth, part in enumerate(parts)
         for variable in part
     }
-    optimizer = layerwise(recipe.optimizer, rates, schedule)
+    optimizer = make_optimizer(
+        recipe.optimizer,
+        schedule,
+        clip=recipe.clip,
+        clip_by=recipe.clip_by,
+        factors=rates,
+        **recipe.optimizer_options,
+    )
     return compile_classifier(graph, optimizer=optimizer, learning_rate=schedule)
-
-
-def layerwise(
-    name: str, rates: Mapping[str, float], learning_rate
-) -> keras.optimizers.Optimizer:
-    """Return an optimizer whose learning rate differs from weight to weight.
-
-    Args:
-        name: Name of a Keras optimizer, in small letters.
-        rates: Factor of the learning rate by the weight's path.
-        learning_rate: Float or Keras schedule.
-    """
-    known = {key.lower(): value for key, value in vars(keras.optimizers).items()}
-
-    class Layerwise(known[name.lower()]):
-        def build(self, variables):
-            super().build(variables)
-            self.factors = [rates[variable.path] for variable in variables]
-
-        def update_step(self, gradient, variable, learning_rate):
-            # As every optimizer of Keras finds its state; TensorFlow hands over
-            # variables of its own, which have no path.
-            factor = self.factors[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * factor)
-
-    return Layerwise(learning_rate=learning_rate)
 
 
 class KeepBest(keras.callbacks.Callback):

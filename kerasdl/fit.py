@@ -18,6 +18,7 @@ from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.data.vectors import word_vectors
 from kerasdl.layers import Blend, NgramBag
+from kerasdl.optimizers import make_optimizer
 from kerasdl.predict import Classifier, Predictor, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
@@ -127,6 +128,7 @@ def _fit_once(
         recipe.learning_rate,
         steps * recipe.epochs,
         warmup=recipe.warmup,
+        **recipe.schedule_options,
     )
     model = builder(
         **arguments, optimizer=_optimizer(recipe, schedule), learning_rate=schedule
@@ -168,16 +170,16 @@ def _fit_once(
     return Fitted(builder.__name__, arguments, answers, history)
 
 
-def _optimizer(recipe: Recipe, schedule) -> str | keras.optimizers.Optimizer:
-    """Return the name of the optimizer, or one that averages the weights, too."""
-    if not recipe.ema:
-        return recipe.optimizer
-    averaging = {
-        "learning_rate": schedule,
-        "use_ema": True,
-        "ema_momentum": recipe.ema,
-    }
-    return keras.optimizers.get({"class_name": recipe.optimizer, "config": averaging})
+def _optimizer(recipe: Recipe, schedule) -> keras.optimizers.Optimizer:
+    """Return the recipe's optimizer, with a schedule that callbacks may scale."""
+    return make_optimizer(
+        recipe.optimizer,
+        schedule,
+        clip=recipe.clip,
+        clip_by=recipe.clip_by,
+        ema=recipe.ema,
+        **recipe.optimizer_options,
+    )
 
 
 def class_weights(data: Labelled) -> np.ndarray:

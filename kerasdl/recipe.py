@@ -30,10 +30,15 @@ class Recipe:
         epochs: Passes over the training data, at most; 0 where `pretrained` is set for
             a new head alone.
         batch_size: Examples per optimizer step.
-        optimizer: Name of a Keras optimizer.
+        optimizer: A name in `kerasdl.optimizers.OPTIMIZERS`, or that of another
+            optimizer of Keras.
+        optimizer_options: Arguments of the optimizer's class.
+        clip: Largest gradient, in the sense of `clip_by`; 0 does not clip.
+        clip_by: A name in `kerasdl.optimizers.CLIP_BY`.
         learning_rate: Highest learning rate.
         schedule: A name in `kerasdl.schedules.SCHEDULES`.
-        warmup: Share of the steps in which a cosine schedule rises from zero.
+        schedule_options: Options of the schedule.
+        warmup: Share of the steps in which the learning rate rises from zero.
         patience: Epochs without a better validation loss before the training stops.
         unlabelled: Learn from the data's unlabelled examples, too: a first model gives
             them soft labels.
@@ -64,8 +69,12 @@ class Recipe:
     epochs: int = 5
     batch_size: int = 64
     optimizer: str = "adam"
+    optimizer_options: Mapping = field(default_factory=dict)
+    clip: float = 0.0
+    clip_by: str = "global_norm"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
+    schedule_options: Mapping = field(default_factory=dict)
     warmup: float = 0.0
     patience: int = 2
     unlabelled: bool = False

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kerasdl.checks import check_choice
+from kerasdl.optimizers import make_optimizer
 
 REGRESSION_LOSSES = ("huber", "mean_absolute_error", "mean_squared_error")
 
@@ -32,7 +33,7 @@ def compile_classifier(
         The same model, compiled in place.
 
     Raises:
-        ValueError: If Keras knows no optimizer of that name.
+        ValueError: If there is no optimizer of that name.
     """
     if optimizer is None:
         return model
@@ -67,7 +68,7 @@ def compile_regressor(
         The same model, compiled in place.
 
     Raises:
-        ValueError: If the loss is unknown, or Keras knows no optimizer of that name.
+        ValueError: If the loss is unknown, or there is no optimizer of that name.
     """
     check_choice("loss", loss, REGRESSION_LOSSES)
     if optimizer is None:
@@ -116,9 +117,7 @@ class AuxiliaryModel(keras.Model):
 def _optimizer(optimizer: Optimizer, learning_rate: Rate) -> keras.optimizers.Optimizer:
     if not isinstance(optimizer, str):
         return optimizer
-    return keras.optimizers.get(
-        {"class_name": optimizer, "config": {"learning_rate": learning_rate}}
-    )
+    return make_optimizer(optimizer.lower(), learning_rate)
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

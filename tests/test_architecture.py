@@ -24,7 +24,8 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "schedules": set(),
     "torch_weights": set(),
     "layers": {"backend", "initializers"},
-    "tasks": {"backend"},
+    "optimizers": {"schedules"},
+    "tasks": {"backend", "optimizers"},
     "blocks": {"initializers", "layers"},
     "models": {"blocks", "initializers", "layers", "tasks"},
     "callbacks": {"backend", "checkpoint", "runs"},
@@ -42,12 +43,12 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "pretrained": {"bundle", "data", "layers", "manifest", "models", "torch_weights"},
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "fit": {
-        *("augment", "backend", "callbacks", "data", "layers", "predict", "recipe"),
-        "schedules",
+        *("augment", "backend", "callbacks", "data", "layers", "optimizers"),
+        *("predict", "recipe", "schedules"),
     },
     "finetuning": {
         *("augment", "backend", "callbacks", "data", "fit", "heads", "predict"),
-        *("pretrained", "recipe", "schedules", "tasks"),
+        *("optimizers", "pretrained", "recipe", "schedules", "tasks"),
     },
     "results": {
         *("augment", "bundle", "data", "explain", "fit", "heatmaps", "predict"),

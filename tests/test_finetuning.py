@@ -274,22 +274,6 @@ def test_noise_is_penalised_more_than_what_tells_the_classes_apart():
     assert best(noise) < best(clear)
 
 
-def test_each_weight_has_its_rate():
-    variables = [
-        keras.Variable(np.ones(2), path)
-        for path in ("low", "high")  # without state of their own
-    ]
-    paths = [variable.path for variable in variables]
-    optimizer = finetuning.layerwise(
-        "sgd", dict(zip(paths, (0.1, 1), strict=True)), 0.5
-    )
-    gradients = [keras.ops.convert_to_tensor([1.0, 2.0])] * 2
-    optimizer.apply(gradients, variables)
-    low, high = (keras.ops.convert_to_numpy(variable) for variable in variables)
-    np.testing.assert_allclose(low, [0.95, 0.9], atol=1e-6)
-    np.testing.assert_allclose(high, [0.5, 0.0], atol=1e-6)
-
-
 @pytest.mark.parametrize("epochs", range(8))
 def test_stages_cover_every_epoch_from_above(epochs):
     found = list(finetuning.stages(epochs))
