@@ -12,6 +12,7 @@ from types import FrameType
 import typer
 
 from kerasdl.errors import InputError
+from kerasdl.untrusted import shown
 from kerasdl_apps import (
     images_commands,
     models,
@@ -87,7 +88,8 @@ def _one_sentence(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)  # noqa: T201
+    sentence = shown(" ".join(message.splitlines()))
+    print("error:", sentence, file=sys.stderr)  # noqa: T201
     return code
 
 

@@ -16,6 +16,7 @@ from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.quiet import quiet_stderr
+from kerasdl.untrusted import shown
 
 # What Keras imports, if it can, for wrappers and galleries that no command uses: up to
 # a third of the time of `import keras`.
@@ -90,9 +91,13 @@ def print_json(document) -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line of the result, whatever the encoding of standard output."""
+    """Print a line of the result, whatever the encoding of standard output.
+
+    What a terminal would obey, in a stranger's class names say, is shown as such.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+    text = shown(line).encode(encoding, "replace").decode(encoding)
+    sys.stdout.write(text + "\n")
 
 
 def load_backend() -> None:

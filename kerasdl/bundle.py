@@ -7,74 +7,50 @@ refuses with one clear sentence.
 
 import difflib
 import importlib.resources
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
-import safetensors
 import safetensors.numpy
 
 from kerasdl import BUILDERS
-from kerasdl._version import __version__
 from kerasdl.absent import absent
 from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.encoders import ENCODERS
 from kerasdl.data.images import ImageEncoder
 from kerasdl.errors import InputError
 from kerasdl.layers import GridPositions, resize_positions
-from kerasdl.manifest import MANIFEST, parse_json, replacing, seal, to_json, verify
+from kerasdl.manifest import MANIFEST, replacing, seal, to_json
 from kerasdl.predict import Classifier, Regressor
-from kerasdl.weights import STORAGES, check_weights, pack, unpack
+from kerasdl.spec import (
+    CARD,
+    KERAS_COPY,
+    METRICS,
+    SPEC,
+    TASKS,
+    WEIGHTS,
+    Bundle,
+    check_outputs,
+    check_sizes,
+    read_bundle,
+)
+from kerasdl.untrusted import brief, check_inside, open_tensors
+from kerasdl.weights import (
+    STORAGES,
+    at_most,
+    check_finite,
+    check_weights,
+    pack,
+    table_of_contents,
+    unpack,
+)
 
-FORMAT = 1
-# What the model does, and so which encoder stands before it and who answers.
-TASKS = {
-    "array-classification": ("array", Classifier),
-    "array-regression": ("array", Regressor),
-    "image-classification": ("image", Classifier),
-    "text-classification": ("text", Classifier),
-    "table-classification": ("table", Classifier),
-    "table-regression": ("table", Regressor),
-}
 # The argument of a builder that adds heads for the time of training.
 AUXILIARY = "aux_heads"
-SPEC = "spec.json"
-WEIGHTS = "weights.safetensors"
-METRICS = "metrics.json"
-CARD = "MODEL_CARD.md"
-KERAS_COPY = "model.keras"
-REQUIRED = {SPEC, WEIGHTS, METRICS, CARD}
 SHIPPED = "kerasdl_saved_models"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """What `spec.json` says: how to rebuild the model and read its answers.
-
-    Attributes:
-        builder: Name of the builder on the allow-list.
-        arguments: Keyword arguments of the builder.
-        labels: Class names, in the order of the probabilities; empty for values.
-        answer: How outputs become answers: `temperature` of a `Classifier`, or `mean`,
-            `scale` and `margin` of a `Regressor`.
-        preprocessing: Configuration of the encoder.
-        storage: How the weights are stored, one of `STORAGES`.
-        task: What the model does, a key of `TASKS`.
-        kerasdl: Version that wrote the bundle.
-        format: Version of the folder's layout.
-    """
-
-    builder: str
-    arguments: dict
-    labels: list[str]
-    answer: dict
-    preprocessing: dict
-    storage: str
-    task: str
-    kerasdl: str = __version__
-    format: int = FORMAT
 
 
 def save_bundle(
@@ -173,6 +149,7 @@ def load(
     builder = _find_builder(spec.builder, builders or {}, folder)
     kind, answers = TASKS[spec.task]
     encoder = ENCODERS[kind].from_folder(spec.preprocessing, folder)
+    check_sizes(builder, spec.arguments, encoder.sizes, folder)
     arguments = spec.arguments
     if input_shape is not None:
         if not isinstance(encoder, (ArrayEncoder, ImageEncoder)):
@@ -184,8 +161,7 @@ def load(
         arguments = {**arguments, "input_shape": tuple(input_shape)}
         encoder = encoder.resized(input_shape)
     model = _rebuild(builder, arguments, folder, resize=input_shape is not None)
-    if answers is Classifier:
-        _check_outputs(model, spec.labels, folder)
+    check_outputs(model, answers, spec.labels, folder)
     if answers is Classifier:
         return Classifier(model, encoder, spec.labels, **spec.answer)
     return Regressor(model, encoder, **spec.answer)
@@ -198,13 +174,17 @@ def find_bundle(path: str | Path) -> Path:
         InputError: If there is no such folder.
     """
     folder, shipped = Path(path), shipped_bundles()
-    for candidate in (folder / "bundle", folder):
-        if (candidate / MANIFEST).exists():
-            return candidate
-    if str(path) in shipped:
-        return shipped[str(path)]
-    if folder.exists():
-        raise InputError(f"{folder} is no bundle: it holds no {MANIFEST}")
+    try:
+        for candidate in (folder / "bundle", folder):
+            if (candidate / MANIFEST).exists():
+                check_inside(candidate, folder)
+                return candidate
+        if str(path) in shipped:
+            return shipped[str(path)]
+        if folder.exists():
+            raise InputError(f"{folder} is no bundle: it holds no {MANIFEST}")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise InputError(f"{brief(folder)} cannot be read: {error.strerror}") from error
     near = difflib.get_close_matches(str(path), shipped, n=1) or sorted(shipped)
     hint = f"; shipped with kerasdl: {', '.join(near)}" if near else ""
     raise InputError(f"there is no bundle {str(path)!r}{hint}")
@@ -219,75 +199,14 @@ def shipped_bundles() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in root.glob(f"*/{MANIFEST}")}
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Check every file of a bundle against the manifest, and read its spec.
-
-    Raises:
-        InputError: If a file is missing or changed, or the spec is not valid.
-    """
-    listed = verify(folder, REQUIRED)
-    path = folder / SPEC
-    fields = parse_json(path, path.read_bytes())
-    version = fields.get("format")
-    if not isinstance(version, int) or version < 1:
-        raise InputError(f"{path}: the format is not a number; get the bundle again")
-    if version > FORMAT:
-        raise InputError(
-            f"{path}: made by a newer kerasdl (format {version}); upgrade kerasdl"
-        )
-    _check_spec(path, fields)
-    kind, _ = TASKS[fields["task"]]
-    if missing := sorted(set(ENCODERS[kind].files) - listed):
-        raise InputError(f"{folder} lists no {missing[0]}; get the bundle again")
-    return Bundle(**fields)
-
-
-def _check_spec(path: Path, fields: dict) -> None:
-    task = fields.get("task")
-    if not isinstance(task, str) or task not in TASKS:
-        raise InputError(f"{path}: task={task!r} is not valid")
-    answers = TASKS[task][1]
-    valid = {
-        "answer": answers.are_settings,
-        "arguments": lambda value: isinstance(value, dict),
-        "builder": lambda value: isinstance(value, str),
-        "format": lambda value: value == FORMAT,
-        "kerasdl": lambda value: isinstance(value, str),
-        "labels": _are_labels if answers is Classifier else lambda value: value == [],
-        "preprocessing": lambda value: isinstance(value, dict),
-        "storage": lambda value: value in STORAGES,
-        "task": lambda value: value in TASKS,
-    }
-    if odd := sorted(set(valid) ^ set(fields)):
-        raise InputError(f"{path}: the field {odd[0]!r} is missing or unknown")
-    for name, fits in valid.items():
-        if not fits(fields[name]):
-            raise InputError(f"{path}: {name}={fields[name]!r} is not valid")
-
-
-def _are_labels(value) -> bool:
-    strings = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return strings and len(set(value)) == len(value) >= 2
-
-
 def _find_builder(name: str, builders: Mapping, folder: Path) -> Callable:
     for known in (builders, BUILDERS):
         if name in known:
             return known[name]
     raise InputError(
-        f"{folder / SPEC}: the builder {name!r} is not on the list; "
-        f"if you trust it, call load(path, builders={{{name!r}: function}})"
+        f"{folder / SPEC}: the builder {brief(repr(name))} is not on the list; "
+        f"if you trust it, call load(path, builders={{name: function}})"
     )
-
-
-def _check_outputs(model: keras.Model, labels: list[str], folder: Path) -> None:
-    # One logit may stand for two classes.
-    widths = {len(labels), 1} if len(labels) == 2 else {len(labels)}
-    if model.output_shape[-1] not in widths:
-        raise InputError(
-            f"{folder / SPEC}: {len(labels)} labels do not fit the model's "
-            f"{model.output_shape[-1]} outputs; get the bundle again"
-        )
 
 
 def _rebuild(
@@ -301,7 +220,13 @@ def _rebuild(
     """
 
     def build(weights) -> keras.Model:
-        with keras.StatelessScope(initialize_variables=False):
+        stored = [shape for _, shape in table_of_contents(weights).values()]
+        # Images of another size have more positions: the caller decides how many.
+        numbers = math.inf if resize else sum(map(math.prod, stored))
+        with (
+            keras.StatelessScope(initialize_variables=False),
+            at_most(len(stored), numbers),
+        ):
             model = _call(builder, arguments, folder)
         grids = _grids(model) if resize else set()
         check_weights(model, weights, folder / WEIGHTS, resized=grids)
@@ -313,19 +238,14 @@ def _rebuild(
             pass
         for variable in model.weights:
             value = unpack(weights, variable.path)
+            check_finite(value, variable.path, folder / WEIGHTS)
             if variable.path in grids:
                 value = resize_positions(value, variable.shape[:2])
             variable.assign(value)
         return model
 
-    try:
-        with (
-            safetensors.safe_open(folder / WEIGHTS, framework="numpy") as weights,
-            ThreadPoolExecutor(1) as thread,
-        ):
-            return thread.submit(build, weights).result()
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    with open_tensors(folder / WEIGHTS) as weights, ThreadPoolExecutor(1) as thread:
+        return thread.submit(build, weights).result()
 
 
 def _grids(model: keras.Model) -> set[str]:
@@ -344,7 +264,7 @@ def _call(builder: Callable, arguments: dict, folder: Path) -> keras.Model:
     except Exception as error:  # arguments from a file can make anything fail
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{folder / SPEC}: the arguments do not fit the builder: {reason}"
+            f"{folder / SPEC}: the arguments do not fit the builder: {brief(reason)}"
         ) from error
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from kerasdl.data.batches import Ragged
 from kerasdl.data.text import (
     MAX_NGRAM_WORDS,
-    UNKNOWN_ID,
     TextEncoder,
     hash_ngrams,
     keep_ends,
 )
+from kerasdl.data.tokenizing import UNKNOWN_ID
 from kerasdl.evaluate import two_logits
 from kerasdl.layers import Blend, NgramBag
 from kerasdl.predict import Classifier

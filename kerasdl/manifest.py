@@ -6,12 +6,12 @@ import os
 import re
 import secrets
 import shutil
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
 from kerasdl.errors import InputError
+from kerasdl.untrusted import brief, is_plain_file, parse_json
 
 MANIFEST = "manifest.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -30,7 +30,8 @@ def seal(folder: Path) -> None:
 
 def to_json(content) -> bytes:
     """Return JSON in the one form that a bundle uses."""
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    return (text + "\n").encode()
 
 
 def _manifest(table: dict) -> bytes:
@@ -45,27 +46,13 @@ def _fingerprint(path: Path) -> dict:
         return {"sha256": digest, "size": file.tell()}
 
 
-def parse_json(path: Path, content: bytes) -> dict:
-    """Return the JSON object in a file's content.
-
-    Raises:
-        InputError: If it is none.
-    """
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON ({error}); get the bundle again") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object; get the bundle again")
-    return fields
-
-
-def verify(folder: Path, required: set[str]) -> set[str]:
+def verify(folder: Path, required: set[str], known: Set[str] | None = None) -> set[str]:
     """Check every file of a folder against its manifest.
 
     Args:
         folder: The folder.
         required: Files that the manifest must list.
+        known: Files that it may list besides; any if omitted.
 
     Returns:
         Names of all the files that it lists.
@@ -74,28 +61,40 @@ def verify(folder: Path, required: set[str]) -> set[str]:
         InputError: If a file is missing or changed.
     """
     listed = _read_manifest(folder / MANIFEST, required)
+    odd = set() if known is None else set(listed) - required - known
+    if odd:
+        raise InputError(f"{folder / MANIFEST} lists {min(odd)!r}, which is unknown")
+    # All sizes before any checksum: they cost nothing, and say what happened.
     for name, expected in listed.items():
-        path = folder / name
-        if not _is_plain_file(path):
+        _check_size(folder / name, expected["size"])
+    for name, expected in listed.items():
+        if _fingerprint(folder / name) != expected:
             raise InputError(
-                f"{path} is missing or no plain file; get the bundle again"
-            )
-        # The size first: it costs nothing, and says what happened.
-        size = path.stat().st_size
-        if size != expected["size"]:
-            raise InputError(
-                f"{path} has {size} bytes instead of {expected['size']}; "
-                "get the bundle again"
-            )
-        if _fingerprint(path) != expected:
-            raise InputError(
-                f"{path} was changed: its checksum is wrong; get the bundle again"
+                f"{folder / name} was changed: its checksum is wrong; get the bundle "
+                "again"
             )
     return set(listed)
 
 
+def _check_size(path: Path, expected: object) -> None:
+    if not is_plain_file(path):
+        raise InputError(f"{path} is missing or no plain file; get the bundle again")
+    size = path.stat().st_size
+    if size != expected:
+        raise InputError(
+            f"{path} has {size} bytes instead of {brief(expected)}; get the bundle "
+            "again"
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise InputError(
+            f"{path} has {size:,} bytes, more than this machine's memory; use another "
+            "machine"
+        )
+
+
 def _read_manifest(path: Path, required: set[str]) -> dict[str, dict]:
-    if not _is_plain_file(path) or path.stat().st_size > LARGEST_MANIFEST:
+    if not is_plain_file(path) or path.stat().st_size > LARGEST_MANIFEST:
         raise InputError(f"{path} is no plain small file; get the bundle again")
     content = path.read_bytes()
     table = parse_json(path, content).get("files")
@@ -103,19 +102,12 @@ def _read_manifest(path: Path, required: set[str]) -> dict[str, dict]:
         raise InputError(f"{path} was changed or cut short; get the bundle again")
     for name, entry in table.items():
         if not PLAIN_NAME.fullmatch(name):
-            raise InputError(f"{path}: {name!r} is no plain file name")
+            raise InputError(f"{path}: {brief(repr(name))} is no plain file name")
         if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
             raise InputError(f"{path}: no checksum and size for {name!r}")
     if missing := sorted(required - set(table)):
         raise InputError(f"{path} does not list {missing[0]}; get the bundle again")
     return table
-
-
-def _is_plain_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from kerasdl.bundle import find_bundle, load, read_bundle, shipped_bundles
 from kerasdl.data.images import ImageEncoder
 from kerasdl.errors import InputError
 from kerasdl.layers import GridPositions, resize_positions
-from kerasdl.manifest import MANIFEST
+from kerasdl.manifest import MANIFEST, PLAIN_NAME
 from kerasdl.models.pretrained import (
     BACKBONES,
     build_backbone,
@@ -25,12 +27,16 @@ from kerasdl.models.pretrained import (
     settings_of,
 )
 from kerasdl.torch_weights import load_torch_weights
+from kerasdl.untrusted import brief, check_inside, open_tensors, read_json
+from kerasdl.weights import at_most, table_of_contents
 
 HEAD = "logits"
 CONFIG = "config.json"
 CONVERTER = "image_converter.json"
 HUB_WEIGHTS = "model.weights.h5"
 TORCH_WEIGHTS = "model.safetensors"
+TORCH_INDEX = "model.safetensors.index.json"
+SMALLEST_HDF5_ARRAY = 100
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 DEFAULT_SIZE = 224
 # Share of an image that is left where its border was cut off in the usual evaluation on
@@ -112,16 +118,64 @@ def open_pretrained(source: str | Path) -> Pretrained:
     if is_bundle or str(source) in shipped_bundles():
         return _from_bundle(source)
     if (folder / CONFIG).is_file():
-        config = _read_json(folder / CONFIG)
-        for key, read in READERS.items():
-            if key in config:
-                return read(folder, config)
-        raise InputError(
-            f"{folder / CONFIG} is not of KerasHub, timm or Hugging Face; give another"
-        )
+        return _from_folder(folder)
     if folder.exists():
         raise InputError(f"{folder} holds no pretrained model: {CONFIG} is missing")
     return _from_preset(str(source))
+
+
+def _from_folder(folder: Path) -> Pretrained:
+    """Read a folder that KerasHub, timm or Hugging Face's libraries have written."""
+    bounded = _check_files(folder)
+    config = read_json(folder / CONFIG)
+    if READERS.keys().isdisjoint(config):
+        raise InputError(
+            f"{folder / CONFIG} is not of KerasHub, timm or Hugging Face; give another"
+        )
+    # KerasHub would hand such a folder to Keras's deserialisation, which can run code.
+    if "class_name" not in config and "registered_name" in config:
+        raise InputError(f"{folder / CONFIG} is of two libraries at once; give another")
+    read = next(read for key, read in READERS.items() if key in config)
+    try:
+        with bounded, np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return read(folder, config)
+    except InputError:
+        raise
+    except Exception as error:  # settings from a file can make anything fail
+        reason = brief(str(error).partition("\n")[0])
+        raise InputError(f"{folder} cannot be read: {reason}") from error
+
+
+def _check_files(folder: Path) -> AbstractContextManager:
+    """Refuse what leads outside; return a bound for the models that are then built."""
+    # The snapshots of Hugging Face's cache are links into the folder of the model.
+    in_cache = folder.absolute().parent.name == "snapshots"
+    root = folder.absolute().parents[1] if in_cache else folder
+    tensors = numbers = 0
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".safetensors", ".h5"):
+            check_inside(path, root)
+        if path.suffix == ".safetensors":
+            with open_tensors(path) as arrays:
+                shapes = [shape for _, shape in table_of_contents(arrays).values()]
+            tensors += len(shapes)
+            numbers += sum(map(math.prod, shapes))
+        if path.suffix == ".h5":
+            # A number has one byte at least, an array a header.
+            tensors += path.stat().st_size // SMALLEST_HDF5_ARRAY
+            numbers += path.stat().st_size
+    if (folder / TORCH_INDEX).is_file():
+        _check_index(folder / TORCH_INDEX)
+    return at_most(tensors, numbers)
+
+
+def _check_index(path: Path) -> None:
+    files = read_json(path).get("weight_map")
+    for name in files.values() if isinstance(files, dict) else [None]:
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            raise InputError(
+                f"{path} names {brief(repr(name))}, which is no file beside it"
+            )
 
 
 def put_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
@@ -199,7 +253,7 @@ def _from_timm(folder: Path, config: dict) -> Pretrained:
         load_torch_weights(model, state)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(
-            f"{folder / TORCH_WEIGHTS} cannot be read as {architecture}: {error}"
+            f"{folder / TORCH_WEIGHTS} cannot be read as {architecture}: {brief(error)}"
         ) from error
     return Pretrained(builder, arguments, _arrays(_body(model)), encoder)
 
@@ -225,7 +279,7 @@ def _from_hub_folder(folder: Path, config: dict) -> Pretrained:
         raise InputError(f"{folder / CONFIG} holds no settings")
     converter = {}
     if (folder / CONVERTER).is_file():
-        converter = _read_json(folder / CONVERTER).get("config") or {}
+        converter = read_json(folder / CONVERTER).get("config") or {}
     name = str(config["class_name"])
     encoder = _hub_encoder(folder, converter, settings.get(BACKBONES.get(name)))
     try:
@@ -235,8 +289,10 @@ def _from_hub_folder(folder: Path, config: dict) -> Pretrained:
         backbone = build_backbone(name, config, shape)
         backbone.load_weights(folder / HUB_WEIGHTS)
     except Exception as error:  # settings from a file can make anything fail
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{folder} cannot be read as {name}: {reason}") from error
+        reason = brief(str(error).partition("\n")[0])
+        raise InputError(
+            f"{folder} cannot be read as {brief(name)}: {reason}"
+        ) from error
     return _of_hub(backbone, name, config, encoder)
 
 
@@ -247,7 +303,7 @@ def _from_hub(source: Path | str, _config: dict | None = None) -> Pretrained:
         backbone = hub.models.Backbone.from_preset(str(source))
         converter = hub.layers.ImageConverter.from_preset(str(source))
     except Exception as error:  # the network, the disk, the converters
-        reason = str(error).partition("\n")[0]
+        reason = brief(str(error).partition("\n")[0])
         raise InputError(
             f"KerasHub cannot open {str(source)!r}: {reason}; give a local folder"
         ) from error
@@ -305,16 +361,6 @@ def _from_preset(name: str) -> Pretrained:
             f"there is no folder {name!r} and no preset of that name{hint}"
         )
     return _from_hub(name)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        fields = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return fields
 
 
 # The field of `config.json` that tells whose folder it is.

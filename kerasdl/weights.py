@@ -1,6 +1,9 @@
 """Weights as arrays under their paths, in 32, 16 or 8 bits."""
 
-from collections.abc import Iterator, Set
+import math
+import threading
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -11,6 +14,9 @@ from kerasdl.errors import InputError
 STORAGES = ("float32", "float16", "int8")
 # Below this size a float16 copy costs little and int8 would cost accuracy.
 SMALLEST_INT8_TABLE = 65_536
+# A builder may make weights that its model then leaves out, but not many.
+SPARE_FACTOR, SPARE_TENSORS, SPARE_NUMBERS = 1.25, 100, 10**6
+_building = threading.RLock()
 
 
 def pack(model: keras.Model, storage: str) -> dict[str, np.ndarray]:
@@ -55,8 +61,74 @@ def unpack(weights, path: str) -> np.ndarray:
     """Return a weight from an open safetensors file, as float where it was."""
     value = weights.get_tensor(path)
     if _scale_path(path) in weights.keys():  # noqa: SIM118 - a file, not a dict
-        value = value * weights.get_tensor(_scale_path(path))
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = value * weights.get_tensor(_scale_path(path))
     return value
+
+
+def check_finite(value: np.ndarray, name: str, path: Path) -> None:
+    """Refuse a weight that is no number: every answer would be none.
+
+    Raises:
+        InputError: Names the weight and the file.
+    """
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise InputError(f"{path}: {name!r} is not finite; get the bundle again")
+
+
+def table_of_contents(weights) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type and shape by name of the arrays in an open safetensors file."""
+    slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+    return {
+        name: (entry.get_dtype(), tuple(entry.get_shape()))
+        for name, entry in slices.items()
+    }
+
+
+@contextmanager
+def at_most(tensors: int, numbers: float) -> Iterator[None]:
+    """Let this thread build a model only as large as its stored weights.
+
+    What a stranger wrote decides the size: 2^31 units, or a billion layers. The weight
+    that goes beyond is refused before it exists, so that neither memory nor time is
+    taken for it. One model is built at a time.
+
+    Args:
+        tensors: Number of stored arrays.
+        numbers: Number of numbers in them all.
+
+    Raises:
+        InputError: From within the block, where it builds more.
+    """
+    left = [
+        SPARE_FACTOR * tensors + SPARE_TENSORS,
+        SPARE_FACTOR * numbers + SPARE_NUMBERS,
+    ]
+    thread = threading.get_ident()
+    layer = keras.layers.Layer
+
+    def count(shape) -> None:
+        left[0] -= 1
+        left[1] -= math.prod(shape if isinstance(shape, (tuple, list)) else ())
+        if min(left) < 0:
+            raise InputError("the model is larger than its stored weights")
+
+    with _building:
+        add_weight = layer.add_weight
+        layer.add_weight = _counting(add_weight, count, thread)
+        try:
+            yield
+        finally:
+            layer.add_weight = add_weight
+
+
+def _counting(add_weight: Callable, count: Callable, thread: int) -> Callable:
+    def counted(self, *args, **options):
+        if threading.get_ident() == thread:
+            count(args[0] if args else options.get("shape"))
+        return add_weight(self, *args, **options)
+
+    return counted
 
 
 def check_weights(
@@ -73,14 +145,13 @@ def check_weights(
     Raises:
         InputError: If a weight is missing, unknown, or of another shape or type.
     """
-    stored = {}
-    for name in weights.keys():  # noqa: SIM118 - a file, not a dict
-        entry = weights.get_slice(name)
-        stored[name] = entry.get_dtype(), tuple(entry.get_shape())
+    stored = table_of_contents(weights)
     for variable in model.weights:
         for name, dtypes, shape in _expected(variable, stored):
             dtype, found = stored.pop(name, (None, None))
-            fits = found == shape or (variable.path in resized and found)
+            fits = found == shape or (
+                variable.path in resized and found and found[2:] == shape[2:]
+            )
             if dtype not in dtypes or not fits:
                 raise InputError(
                     f"{path}: {name!r} is {dtype} {found}, but the model "

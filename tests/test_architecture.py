@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kerasdl"
 PATHS = sorted(PACKAGE.rglob("*.py"))
 # Anyone may import these.
-LEAVES = {"_version", "absent", "checks", "errors", "files", "quiet"}
+LEAVES = {"_version", "absent", "checks", "errors", "files", "quiet", "untrusted"}
 ALLOWED = {  # module or folder -> kerasdl modules it may import besides the leaves
     **{leaf: set() for leaf in LEAVES},
     "backend": set(),
@@ -33,14 +33,18 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "predict": {"backend", "data", "evaluate"},
     "manifest": set(),
     "weights": set(),
-    "bundle": {"data", "evaluate", "layers", "manifest", "predict", "weights"},
+    "spec": {"data", "manifest", "predict", "weights"},
+    "bundle": {"data", "layers", "manifest", "predict", "spec", "weights"},
     "explain": {"data", "evaluate", "layers", "predict"},
     "heatmaps": {"backend", "layers", "predict"},
     "augment": {"data", "layers", "tasks"},
     "doctor": {"data", "report"},
     "logistic": {"evaluate"},
     # Its list of backbones is the list of what can be opened.
-    "pretrained": {"bundle", "data", "layers", "manifest", "models", "torch_weights"},
+    "pretrained": {
+        *("bundle", "data", "layers", "manifest", "models", "torch_weights"),
+        "weights",
+    },
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "fit": {
         *("augment", "backend", "callbacks", "data", "layers", "optimizers"),

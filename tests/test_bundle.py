@@ -22,6 +22,7 @@ from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.manifest import seal
 from kerasdl.predict import Classifier
+from kerasdl.spec import REQUIRED
 from kerasdl.weights import pack_float
 
 TEXTS = [
@@ -35,7 +36,7 @@ TEXTS = [
 ]
 LABELS = ("negative", "positive")
 TEMPERATURE = 1.7
-FILES = sorted(bundle.REQUIRED | {bundle.MANIFEST, bundle.KERAS_COPY})
+FILES = sorted(REQUIRED | {bundle.MANIFEST, bundle.KERAS_COPY})
 LOAD_ELSEWHERE = """
 import json, sys
 import keras, kerasdl
@@ -222,7 +223,7 @@ def test_smaller_storage_stays_close(tmp_path, encoder, storage):
 
 
 def test_int8_holds_tables_of_any_rank(tmp_path, encoder):
-    model = randomise(tiny(4, width=70_000))
+    model = randomise(tiny(14, width=70_000))
     folder = save(tmp_path / "b", model, encoder, storage="int8", keras_copy=False)
     restored = values(load(folder, builders=allowed()).model)
     for path, value in values(model).items():
@@ -332,7 +333,7 @@ def test_manifest_must_list_what_is_read(folder):
         ({"labels": ["a", "b", "c"]}, "3 labels do not fit the model's 2 outputs"),
         ({"labels": [1, 2]}, "labels="),
         ({"answer": {"temperature": 0}}, "answer="),
-        ({"answer": {"temperature": float("nan")}}, "answer="),
+        ({"answer": {"temperature": float("nan")}}, "NaN is no number"),
         ({"answer": {}}, "answer="),
         ({"storage": "pickle"}, "storage='pickle'"),
         ({"arguments": [1]}, "arguments="),
@@ -341,7 +342,7 @@ def test_manifest_must_list_what_is_read(folder):
         ({"arguments": {"width": -1}}, "do not fit the builder"),
         ({"arguments": {"width": "wide"}}, "do not fit the builder"),
         ({"arguments": {"width": 5}}, "'embedding/embeddings' is F32"),
-        ({"arguments": {"vocabulary_size": 10**12}}, r"needs .*\(1000000000000, 4\)"),
+        ({"arguments": {"vocabulary_size": 10**12}}, "larger than its stored weights"),
         ({"preprocessing": {}}, "tokenizer"),
         ({"preprocessing": {"ngram_orders": [], "odd": 1}}, "tokenizer"),
     ],
@@ -406,12 +407,12 @@ def test_weights_that_do_not_fit_are_refused(folder, edit, match):
 def test_weights_in_another_format_are_refused(folder):
     (folder / bundle.WEIGHTS).write_bytes(b"\x80\x04not safetensors" * 20)
     seal(folder)
-    refused(folder, "weights.safetensors cannot be read")
+    refused(folder, "weights.safetensors has 340 bytes and claims a header")
 
 
 def test_refused_model_leaves_nothing_for_keras_to_create(folder):
     edit_spec(folder, arguments={"vocabulary_size": 10**12})
-    refused(folder, "embedding")
+    refused(folder, "larger than its stored weights")
     with keras.StatelessScope():
         pass  # leaving it would take the memory of the refused model
 

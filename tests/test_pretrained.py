@@ -397,7 +397,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     refused(tmp_path, "config.json is missing")
     config = tmp_path / "config.json"
     for content, word in (
-        ("{", "cannot be read"),
+        ("{", "is no JSON"),
         ("[]", "no JSON object"),
         ("{}", "not of KerasHub"),
         ('{"class_name": "VGGBackbone"}', "no settings"),

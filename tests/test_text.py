@@ -10,12 +10,11 @@ from kerasdl.data.batches import Ragged
 from kerasdl.data.text import (
     MAX_NGRAM_WORDS,
     NUM_HASHES,
-    PADDING_ID,
-    UNKNOWN_ID,
     TextEncoder,
     hash_ngrams,
     keep_ends,
 )
+from kerasdl.data.tokenizing import PADDING_ID, UNKNOWN_ID
 from kerasdl.errors import InputError
 
 TEXTS = [
@@ -172,10 +171,10 @@ def test_files_rebuild_the_encoder(level, orders, tmp_path):
 def test_files_that_do_not_fit_are_refused(change, tmp_path):
     encoder = TextEncoder.fit(TEXTS)
     write(encoder, tmp_path)
-    with pytest.raises(InputError, match="the tokenizer cannot be read"):
+    with pytest.raises(InputError, match="settings of the tokenizer are not valid"):
         TextEncoder.from_folder(encoder.config | change, tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="the tokenizer cannot be read"):
+    with pytest.raises(InputError, match="the tokenizer's vocabulary is not valid"):
         TextEncoder.from_folder(encoder.config, tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Examples that are arrays already: normalised images, series, rows of features."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 
 from kerasdl.data.batches import Dense
 from kerasdl.errors import InputError
+
+# Numbers of one example, where a bundle says how many: 64 megabytes.
+LARGEST_EXAMPLE = 2**24
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,13 @@ class ArrayEncoder:
         """
         name, shape = config.get("name"), config.get("shape")
         sizes_fit = isinstance(shape, list) and all(
-            size is None or (isinstance(size, int) and size > 0) for size in shape
+            size is None or (type(size) is int and size > 0) for size in shape
         )
         if (
-            not isinstance(name, str)
+            set(config) != {"name", "shape"}
+            or not isinstance(name, str)
             or not sizes_fit
-            or set(config) > {"name", "shape"}
+            or math.prod(size or 1 for size in shape) > LARGEST_EXAMPLE
         ):
             raise InputError(f"{folder}: the shape of the inputs is not valid")
         return cls(name, tuple(shape))

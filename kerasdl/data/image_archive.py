@@ -1,15 +1,14 @@
 """Images and labels as the arrays of an `.npz` file."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from kerasdl.data.archives import read_arrays
 from kerasdl.data.labelled import Labelled, Splits, sorted_names, splits_of
 from kerasdl.data.pixels import image_stack
-from kerasdl.data.tables import refuse_unreadable
 from kerasdl.errors import InputError
+from kerasdl.untrusted import brief
 
 ARCHIVE_KEYS = (
     ("train", "x_train", "y_train"),
@@ -32,7 +31,8 @@ def image_archive(path: str | Path) -> Splits:
         InputError: If it cannot be read, or its arrays do not fit each other.
     """
     path = Path(path)
-    arrays = _arrays(path)
+    wanted = {name for _, *names in ARCHIVE_KEYS for name in names}
+    arrays, found = read_arrays(path, wanted)
     pairs = {
         split: (arrays[images], arrays[labels])
         for split, images, labels in ARCHIVE_KEYS
@@ -40,8 +40,8 @@ def image_archive(path: str | Path) -> Splits:
     }
     if "train" not in pairs:
         raise InputError(
-            f"{path} has the arrays {', '.join(arrays) or 'none'}; name them x_train "
-            "and y_train, or images and labels"
+            f"{path} has the arrays {brief(', '.join(found)) or 'none'}; name them "
+            "x_train and y_train, or images and labels"
         )
     texts = {split: _label_texts(path, labels) for split, (_, labels) in pairs.items()}
     names = sorted_names(texts["train"])
@@ -66,21 +66,6 @@ def image_archive(path: str | Path) -> Splits:
         title = path.name if len(pairs) == 1 else f"{path.name} {split}"
         splits[split] = Labelled(title, pixels, labels, names)
     return splits_of(splits)
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        # Opened here, as NumPy leaves a file that is cut off open.
-        with refuse_unreadable(path), path.open("rb") as file:
-            return dict(np.load(file, allow_pickle=False))
-    # Not a zip file, cut off, or arrays of Python objects.
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} cannot be read as .npz ({error}); write it with "
-            "numpy.savez_compressed"
-        ) from error
 
 
 def _label_texts(path: Path, labels: np.ndarray) -> list[str]:

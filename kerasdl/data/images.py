@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from kerasdl.data.arrays import LARGEST_EXAMPLE
 from kerasdl.data.image_files import Photos
 from kerasdl.data.pixels import (
     INTERPOLATIONS,
@@ -319,9 +320,11 @@ def _is_config(config: Mapping) -> bool:
         return False
     return (
         all(isinstance(side, int) and side > 0 for side in size)
+        and math.prod(size) * config["channels"] <= LARGEST_EXAMPLE
         and [len(values) for values in numbers] == [*[config["channels"]] * 2, 2]
         and min(config["std"]) > 0
         and 0 < crop <= 1
+        and isinstance(config["interpolation"], str)
         and config["interpolation"] in INTERPOLATIONS
     )
 

@@ -112,20 +112,18 @@ class RowEncoder:
         return encoder, encoder.encode(examples)
 
     @classmethod
-    def from_folder(cls, config: Mapping, folder: Path) -> "RowEncoder":  # noqa: ARG003
+    def from_folder(cls, config: Mapping, folder: Path) -> "RowEncoder":
         """Rebuild an encoder from its settings; it needs no files.
 
         Raises:
             InputError: If the settings do not make an encoder.
         """
-        encoder = cls(tuple(config.get("columns", ())))
-        try:
-            encoder.encode(encoder.no_examples)
-        except Exception as error:  # settings from a file can make anything fail
+        columns = config.get("columns")
+        if set(config) != {"columns"} or not _are_columns(columns):
             raise InputError(
-                f"the columns of the bundle are not valid ({error}); get it again"
-            ) from error
-        return encoder
+                f"{folder}: the columns of the bundle are not valid; get it again"
+            )
+        return cls(tuple(columns))
 
     def contents(self) -> dict[str, bytes]:
         """Return no files: everything stands in `config`."""
@@ -358,6 +356,33 @@ def _learn(
 def _frequent(values: list, min_count: int) -> list:
     distinct, counts = np.unique(values, return_counts=True)
     return distinct[counts >= min_count].tolist() if len(distinct) > 1 else []
+
+
+def _are_columns(columns: object) -> bool:
+    """Say whether these are settings of columns such as `_learn` returns."""
+    if not isinstance(columns, list) or not all(map(_is_column, columns)):
+        return False
+    names = {column["name"] for column in columns}
+    return len(names) == len(columns) > 0
+
+
+def _is_column(column: object) -> bool:
+    if not isinstance(column, dict):
+        return False
+    numbered = column.get("kind") == "number"
+    figures = {"median", "mean", "scale"} if numbered else set()
+    kinds = (int, float) if numbered else (str,)
+    return (
+        set(column) == {"name", "kind", "values", "gaps", *figures}
+        and column["kind"] in ("number", "category")
+        and isinstance(column["name"], str)
+        and isinstance(column["gaps"], bool)
+        and all(type(column[name]) in (int, float) for name in figures)
+        and column.get("scale", 0) >= 0
+        and isinstance(column["values"], list)
+        and all(type(value) in kinds for value in column["values"])
+        and _says_something(column)
+    )
 
 
 def _says_something(column: Mapping) -> bool:

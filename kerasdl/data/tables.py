@@ -15,6 +15,8 @@ from kerasdl.errors import InputError
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 FORMATS = (*SEPARATORS, *JSON_LINES, ".parquet")
+# Of a Parquet file, whose few bytes can stand for any number of rows.
+MOST_ROWS, LARGEST_TABLE = 10**8, 2**34
 # Handlers that leave valid text behind (surrogateescape, for one, does not).
 ENCODING_ERRORS = ("strict", "replace", "ignore", "backslashreplace")
 MISSING_LABELS = ("", "nan", "<na>")
@@ -215,7 +217,9 @@ def _read_parquet(path: Path) -> Table:
     if not raw:
         raise InputError(f"{path} is empty; give a Parquet file with rows")
     try:
-        table = parquet.read_table(pa.BufferReader(raw))
+        file = parquet.ParquetFile(pa.BufferReader(raw))
+        _check_parquet(path, file.metadata)
+        table = file.read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -227,6 +231,17 @@ def _read_parquet(path: Path) -> Table:
         lambda name: table.column(name).to_pylist(),
         [f"row {number}" for number in range(1, table.num_rows + 1)],
     )
+
+
+def _check_parquet(path: Path, metadata) -> None:
+    """Refuse a file that would grow beyond all bounds, by what it says of itself."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    size = sum(max(group.total_byte_size, 0) for group in groups)
+    if metadata.num_rows > MOST_ROWS or size > LARGEST_TABLE:
+        raise InputError(
+            f"{path} has {metadata.num_rows:,} rows of {size:,} bytes, too many to "
+            "read at once; split it"
+        )
 
 
 def find_column(

@@ -10,41 +10,27 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from kerasdl.checks import check_choice, check_positive
 from kerasdl.data.batches import Ragged
-from kerasdl.errors import InputError
-
-PADDING, UNKNOWN = "[PAD]", "[UNK]"
-PADDING_ID, UNKNOWN_ID = 0, 1
-LEVELS = ("word", "subword")
-
-# What counts as one word, in this order: an emoticon, a rating such as 8/10, a number,
-# the verb before "n't", "n't" itself (so that "didn't like" and "don't like" share the
-# bigram "n't like"), a word with an inner apostrophe, or one mark that carries feeling.
-WORD_PATTERN = "|".join(
-    [
-        r"[:;=][-o']?(?:[()\[\]/|*]+|[dp]+(?!\w))",
-        r"<3",
-        r"\d+(?:\.\d+)?/\d+",
-        r"\d+(?:[.,]\d+)*",
-        r"[^\W\d_]+(?=n't\b)",
-        r"n't\b",
-        r"\w+(?:'\w+)?",
-        r"[!?]+|\.\.+|[.,;:\"()&$%*/-]",
-        "[\u2600-\u27bf\U0001f300-\U0001faff]",  # emoji, one by one
-    ]
+from kerasdl.data.tokenizing import (
+    LEVELS,
+    read_tokenizer,
+    subword_tokenizer,
+    word_tokenizer,
 )
+from kerasdl.errors import InputError
+from kerasdl.untrusted import open_tensors
+
 # N-grams are told apart by this many hashes. Far fewer would let pairs of rare n-grams
 # pass for one that counts: on IMDB 2^22 cost half a point of accuracy.
 NUM_HASHES = 2**32
 # N-grams of a text longer than this many words come from its head and tail only, so
 # that one endless review cannot exhaust the memory.
 MAX_NGRAM_WORDS = 4096
+LONGEST_NGRAM = 64
 TEXTS_PER_CHUNK = 4096
 
 
@@ -114,7 +100,7 @@ class TextEncoder:
         check_positive(vocabulary_size=vocabulary_size, min_count=min_count)
         if ngram_orders:
             check_positive(ngram_orders=tuple(ngram_orders))
-        make = _word_tokenizer if level == "word" else _subword_tokenizer
+        make = word_tokenizer if level == "word" else subword_tokenizer
         tokenizer, trainer = make(vocabulary_size, min_count)
         tokenizer.train_from_iterator(texts, trainer, length=len(texts))
         encoder = cls(
@@ -139,20 +125,14 @@ class TextEncoder:
         Raises:
             InputError: If they do not make an encoder.
         """
-        tokenizer, ngrams = (folder / name for name in cls.files)
-        known_hashes = _read_hashes(ngrams)
-        try:
-            if not np.all(known_hashes[1:] > known_hashes[:-1]):
-                raise ValueError("its n-grams are out of order")
-            return cls(
-                tokenizer=tokenizers.Tokenizer.from_str(
-                    tokenizer.read_text(encoding="utf-8")
-                ),
-                known_hashes=known_hashes,
-                **{**config, "ngram_orders": tuple(config["ngram_orders"])},
-            )
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(f"the tokenizer cannot be read: {error}") from error
+        path, ngrams = (folder / name for name in cls.files)
+        if not _is_config(config):
+            raise InputError(f"{folder}: the settings of the tokenizer are not valid")
+        return cls(
+            tokenizer=read_tokenizer(path, config["level"]),
+            known_hashes=_read_hashes(ngrams),
+            **{**config, "ngram_orders": tuple(config["ngram_orders"])},
+        )
 
     def contents(self) -> dict[str, bytes]:
         """Return the content of each of `files`."""
@@ -331,55 +311,29 @@ def _join(parts: list[Ragged]) -> Ragged:
     )
 
 
-def _word_tokenizer(vocabulary_size: int, min_count: int):
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-    tokenizer.normalizer = _normalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        tokenizers.Regex(WORD_PATTERN), behavior="removed", invert=True
-    )
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocabulary_size,
-        min_frequency=min_count,
-        special_tokens=[PADDING, UNKNOWN],
-        show_progress=False,
-    )
-    return tokenizer, trainer
-
-
-def _subword_tokenizer(vocabulary_size: int, min_count: int):
-    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.normalizer = _normalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        min_frequency=min_count,
-        special_tokens=[PADDING, UNKNOWN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    return tokenizer, trainer
-
-
-def _normalizer():
-    return normalizers.Sequence(
-        [
-            normalizers.Replace(tokenizers.Regex(r"(?i)<\s*br\s*/?\s*>"), " "),
-            normalizers.Replace(tokenizers.Regex("[\u2018\u2019`\u00b4]"), "'"),
-            normalizers.Replace(tokenizers.Regex("[\u201c\u201d]"), '"'),
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-        ]
+def _is_config(config: Mapping) -> bool:
+    """Say whether these are settings such as `TextEncoder.config` returns."""
+    if set(config) != {"level", "max_tokens", "ngram_orders"}:
+        return False
+    orders, longest = config["ngram_orders"], config["max_tokens"]
+    return (
+        config["level"] in LEVELS
+        and type(longest) is int
+        and 0 <= longest < NUM_HASHES
+        and isinstance(orders, list)
+        and all(type(order) is int and 1 <= order <= LONGEST_NGRAM for order in orders)
     )
 
 
 def _read_hashes(path: Path) -> np.ndarray:
     """Read which n-grams count, once the header says that this is what is there."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as tables:
-            entry = tables.get_slice("hashes")
-            if entry.get_dtype() == "U32" and len(entry.get_shape()) == 1:
-                return tables.get_tensor("hashes")
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    raise InputError(f"{path} holds no table of n-grams; get the bundle again")
+    with open_tensors(path) as tables:
+        names = list(tables.keys())
+        entry = tables.get_slice("hashes") if names == ["hashes"] else None
+        if entry and entry.get_dtype() == "U32" and len(entry.get_shape()) == 1:
+            hashes = tables.get_tensor("hashes")
+            if np.all(hashes[1:] > hashes[:-1]):
+                return hashes
+    raise InputError(
+        f"{path} holds no table of n-grams in ascending order; get the bundle again"
+    )

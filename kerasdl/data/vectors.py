@@ -5,7 +5,7 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from kerasdl.data.batches import Ragged
-from kerasdl.data.text import UNKNOWN_ID
+from kerasdl.data.tokenizing import UNKNOWN_ID
 
 # Counts of context words are raised to this power before the division, which keeps
 # rare contexts from dominating (Levy, Goldberg & Dagan 2015, section 3.2).

@@ -1,10 +1,10 @@
 """EfficientNet image classifiers (Tan and Le 2019)."""
 
 import functools
+import itertools
 import math
 
 import keras
-import numpy as np
 from keras import layers
 
 from kerasdl.blocks import batch_norm, classify, conv, image_input
@@ -110,7 +110,8 @@ def efficientnet(
 
     norm = functools.partial(batch_norm, **norm_options)
     counts = [math.ceil(depth * count) for _, count, *_ in STAGES]
-    rates = iter(np.linspace(0, stochastic_depth, sum(counts), endpoint=False).tolist())
+    # Grows with the depth, so it is no list: a stranger's bundle may want 10^18 units.
+    rates = (stochastic_depth * i / sum(counts) for i in itertools.count())
     image = image_input(input_shape)
     x = conv(image, _scaled(STEM_WIDTH, width), 3, strides=2, name="stem_conv")
     x = _norm_swish(x, norm, name="stem")
