@@ -29,6 +29,8 @@ _BUILDER_MODULES = {
 }
 _MODULES = {
     **_BUILDER_MODULES,
+    "BatchSource": "kerasdl.data.batches",
+    "Checkpoint": "kerasdl.callbacks",
     "InputError": "kerasdl.errors",
     "Recipe": "kerasdl.recipe",
     "Run": "kerasdl.results",

@@ -14,6 +14,7 @@ from kerasdl.files import whole_file
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
+HISTORY_FILE = "history.csv"
 CHECKPOINT_FILE = "checkpoints/best.safetensors"
 
 

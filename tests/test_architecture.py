@@ -15,7 +15,7 @@ LEAVES = {"_version", "absent", "checks", "errors", "files", "quiet", "untrusted
 ALLOWED = {  # module or folder -> kerasdl modules it may import besides the leaves
     **{leaf: set() for leaf in LEAVES},
     "backend": set(),
-    "checkpoint": set(),
+    "checkpoint": {"manifest"},
     "data": set(),
     "evaluate": set(),
     "initializers": set(),
@@ -28,7 +28,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "tasks": {"backend", "optimizers"},
     "blocks": {"initializers", "layers"},
     "models": {"blocks", "initializers", "layers", "tasks"},
-    "callbacks": {"backend", "checkpoint", "runs"},
+    "callbacks": {"backend", "checkpoint", "data", "runs"},
     "report": {"evaluate"},
     "predict": {"backend", "data", "evaluate"},
     "manifest": set(),

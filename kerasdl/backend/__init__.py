@@ -22,7 +22,9 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 check_attention = _backend.check_attention
 forward = _backend.forward
 input_gradients = _backend.input_gradients
+random_state = _backend.random_state
 recurrent = _backend.recurrent
+set_random_state = _backend.set_random_state
 set_seed = _backend.set_seed
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "check_attention",
     "forward",
     "input_gradients",
+    "random_state",
     "recurrent",
+    "set_random_state",
     "set_seed",
 ]

@@ -24,6 +24,15 @@ def set_seed(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - the global one is what must be seeded
 
 
+def random_state() -> dict[str, np.ndarray]:
+    """Return nothing: all that Keras draws on JAX goes by variables."""
+    return {}
+
+
+def set_random_state(state: dict[str, np.ndarray]) -> None:
+    """Go on drawing from what `random_state` has returned: nothing."""
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

@@ -17,6 +17,15 @@ def set_seed(seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
+def random_state() -> dict[str, np.ndarray]:
+    """Return nothing: all that Keras draws on TensorFlow goes by variables."""
+    return {}
+
+
+def set_random_state(state: dict[str, np.ndarray]) -> None:
+    """Go on drawing from what `random_state` has returned: nothing."""
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

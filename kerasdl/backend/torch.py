@@ -29,6 +29,22 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def random_state() -> dict[str, np.ndarray]:
+    """Return the generators that unseeded dropout draws from, by device."""
+    state = {"cpu": torch.get_rng_state().numpy()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state().numpy()
+    return state
+
+
+def set_random_state(state: dict[str, np.ndarray]) -> None:
+    """Go on drawing from what `random_state` has returned."""
+    if "cpu" in state:
+        torch.set_rng_state(torch.from_numpy(state["cpu"]))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

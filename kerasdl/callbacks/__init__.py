@@ -5,14 +5,19 @@ from pathlib import Path
 import keras
 
 from kerasdl.callbacks.best import BestCheckpoint
-from kerasdl.callbacks.history import EpochFacts
+from kerasdl.callbacks.checkpoint import Checkpoint
+from kerasdl.callbacks.early_stopping import EarlyStopping
+from kerasdl.callbacks.history import EpochFacts, HistoryFile
 from kerasdl.callbacks.progress import ProgressDisplay
 from kerasdl.callbacks.signals import StopOnSignal
-from kerasdl.runs import CHECKPOINT_FILE
+from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE
 
 __all__ = [
     "BestCheckpoint",
+    "Checkpoint",
+    "EarlyStopping",
     "EpochFacts",
+    "HistoryFile",
     "ProgressDisplay",
     "StopOnSignal",
     "standard_callbacks",
@@ -37,9 +42,7 @@ def standard_callbacks(
     """
     callbacks = [
         EpochFacts(),
-        keras.callbacks.EarlyStopping(
-            monitor, patience=patience, restore_best_weights=True
-        ),
+        EarlyStopping(monitor, patience=patience, restore_best_weights=True),
     ]
     if folder is None:
         return callbacks
@@ -47,5 +50,5 @@ def standard_callbacks(
     return [
         *callbacks,
         BestCheckpoint(folder / CHECKPOINT_FILE, monitor=monitor),
-        keras.callbacks.CSVLogger(str(folder / "history.csv")),
+        HistoryFile(folder / HISTORY_FILE),
     ]

@@ -11,6 +11,9 @@ from kerasdl.checkpoint import write_weights
 class BestCheckpoint(keras.callbacks.Callback):
     """Write the weights to disk, atomically, whenever the monitored loss improves.
 
+    An epoch that is cut short adds the first weights, but replaces none: a training
+    that is resumed there knows nothing of it.
+
     Args:
         path: File to write, `.safetensors`.
         monitor: Logged quantity; smaller is better unless it ends in `accuracy`.
@@ -22,12 +25,27 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.monitor = monitor
         self._sign = -1.0 if monitor.endswith("accuracy") else 1.0
 
+    def state_dict(self) -> dict:
+        """Return the best value so far."""
+        return {"best": float(self._best)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` has returned, after `on_train_begin`."""
+        self._best = state["best"]
+
     def on_train_begin(self, logs=None):
         self._best = np.inf
+        self._is_cut = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._is_cut = False
+
+    def on_test_begin(self, logs=None):
+        self._is_cut = self.model.stop_training
 
     def on_epoch_end(self, epoch, logs=None):
         value = self._sign * (logs or {}).get(self.monitor, np.nan)
-        if value < self._best:
+        if value < self._best and not (self._is_cut and self.path.exists()):
             self._best = value
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)
             write_weights(self.path, self.model)

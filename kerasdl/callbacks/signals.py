@@ -30,19 +30,26 @@ class StopOnSignal(keras.callbacks.Callback):
         return self
 
     def __exit__(self, *exception):
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+        self.release()
 
-    def on_train_begin(self, logs=None):
-        # Once: a run may call `fit` several times.
+    def catch(self) -> None:
+        """Catch signals from now on, in the main thread, where Python delivers them."""
         main = threading.current_thread() is threading.main_thread()
         if main and not self._previous:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._stop)
 
+    def release(self) -> None:
+        """Let signals do again what they did before."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def on_train_begin(self, logs=None):
+        self.catch()  # once: a run may call `fit` several times
+
     def _stop(self, number, frame):
         if self.received is not None:
-            self.__exit__()
+            self.release()
             signal.raise_signal(number)
         self.received = number
 

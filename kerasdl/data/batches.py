@@ -109,6 +109,23 @@ def padded_width(length: int) -> int:
     return width
 
 
+class BatchCount(int):
+    """The batches of an epoch; Keras asks for them once and keeps the answer.
+
+    The first epoch after a resume has fewer. It ends in time because Keras compares
+    what it has seen with this number after every batch.
+    """
+
+    def __new__(cls, source: "BatchSource"):
+        """Count the batches of a source as it stands."""
+        count = super().__new__(cls, len(source.order))
+        count.source = source
+        return count
+
+    def __le__(self, seen):
+        return len(self.source.order) <= seen
+
+
 class BatchSource(keras.utils.PyDataset):
     """Batches, bucketed by length, whose order is a pure function of `(seed, epoch)`.
 
@@ -118,6 +135,8 @@ class BatchSource(keras.utils.PyDataset):
     `on_epoch_begin` has set its order.
 
     Attributes:
+        order: Example indices of the batches of this epoch that are asked for by
+            number, in order: all, or those left in the first epoch after a resume.
         failure: What went wrong with a batch, as TensorFlow hides it in an error of
             its own; `None` if nothing did.
 
@@ -154,8 +173,9 @@ class BatchSource(keras.utils.PyDataset):
         self._widths = {
             name: self._bucket_widths(ragged) for name, ragged in self.inputs.items()
         }
-        self._epoch = -1
-        self._plan = self.plan(0)
+        self._next = 0, 0
+        self._places: dict[int, int] | None = None
+        self.order = self.plan(0)
         self.failure: Exception | None = None
         streamed = any(
             getattr(values, "is_streamed", False) for values in self.inputs.values()
@@ -165,8 +185,24 @@ class BatchSource(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        """Number of batches of an epoch."""
+        """Number of batches of an epoch, or of those left in a resumed one."""
+        return BatchCount(self)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches of a whole epoch."""
         return -(-self._count // self.batch_size)
+
+    def start(self, epoch: int, batch: int = 0) -> None:
+        """Let the next epoch be this one, without its first `batch` batches.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batch: Batches of it that were trained on before.
+        """
+        self._next = epoch, batch
+        self._places = None
+        self.order = self.plan(epoch)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the example indices of every batch of an epoch, in order."""
@@ -222,21 +258,32 @@ class BatchSource(keras.utils.PyDataset):
 
     def __getitem__(self, index: int):
         try:
+            place = self._place(index)
             if self._pool is None:
-                return self._batch(self._plan[index])
-            return self._awaited(index)
+                return self._batch(self.order[place])
+            return self._awaited(place)
         except Exception as error:
             self.failure = error
             raise
 
-    def _awaited(self, index: int):
+    def _place(self, index: int) -> int:
+        """Return the place in the order of what Keras asks for by number.
+
+        `fit` shuffles the numbers unless it is told not to, by a generator that is not
+        ours. So whatever number it asks for first gets the first batch.
+        """
+        if self._places is None or self.seed is None:
+            return index
+        return self._places.setdefault(index, len(self._places))
+
+    def _awaited(self, place: int):
         """Return a batch that a thread has made, and let it make the next ones."""
-        last = min(index + BATCHES_AHEAD, len(self._plan) - 1)
+        last = min(place + BATCHES_AHEAD, len(self.order) - 1)
         self._ahead = {
-            i: self._ahead.get(i) or self._pool.submit(self._batch, self._plan[i])
-            for i in range(index, last + 1)
+            i: self._ahead.get(i) or self._pool.submit(self._batch, self.order[i])
+            for i in range(place, last + 1)
         }
-        return self._ahead[index].result()
+        return self._ahead[place].result()
 
     def _batch(self, rows: np.ndarray):
         batch = self.pad(rows)
@@ -245,9 +292,20 @@ class BatchSource(keras.utils.PyDataset):
         return (inputs, *(part[rows] for part in answers))
 
     def on_epoch_begin(self):
-        """Move on to the order of the next epoch (Keras calls this)."""
-        self._epoch += 1
-        self._plan = self.plan(self._epoch)
+        """Take up the order of the next epoch (Keras calls this)."""
+        self.on_epoch_end()
+        epoch, batch = self._next
+        self.order = self.plan(epoch)[batch:]
+        self._places = {}
         for future in self._ahead.values():
             future.cancel()
         self._ahead = {}
+
+    def on_epoch_end(self):
+        """Move on, if all batches were asked for (Keras calls this).
+
+        Keras also begins an epoch when it only wants to see the shapes of a batch.
+        """
+        if self._places is not None and len(self._places) >= len(self.order):
+            self._next = self._next[0] + 1, 0
+        self._places = None

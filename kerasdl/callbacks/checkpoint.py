@@ -1,0 +1,393 @@
+"""Save a training as it goes, and take it up again where it was."""
+
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from kerasdl import backend
+from kerasdl._version import __version__
+from kerasdl.callbacks.signals import StopOnSignal
+from kerasdl.checkpoint import (
+    Saved,
+    Store,
+    Writer,
+    is_finite,
+    join,
+    read_variables,
+    split,
+    step_name,
+    write_variables,
+)
+from kerasdl.data.batches import BatchSource
+from kerasdl.errors import InputError
+
+# Saves that nobody has asked for take at most this share of the time.
+SHARE = 0.03
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Save the whole state of a training, and resume it from the newest save.
+
+    Weights, optimizer, random seeds, metrics, the history, the state of other
+    callbacks, and the position in the data: a training that is killed and run again
+    goes on as if nothing had happened. With a `BatchSource` it goes on within an epoch,
+    bit for bit on a CPU; with other data from the last epoch that was saved.
+
+    Put it last. It saves every few minutes, and at the end of an epoch where that costs
+    less than 3 % of the time since the last save, and when Ctrl-C or SIGTERM come. The
+    last three saves stay, and that of the best epoch.
+
+    Attributes:
+        initial_epoch: What `fit` shall begin with.
+
+    Args:
+        folder: Where the checkpoints lie; made in a folder that exists.
+        callbacks: The other callbacks of the training. Those that have `state_dict` and
+            `load_state_dict` are resumed, too.
+        source: The `BatchSource` of the training, if it is one.
+        every_minutes: Save after so many minutes.
+        every_steps: Save after so many steps, whatever it costs.
+        monitor: Logged quantity, the smaller the better, that names the best epoch.
+        stop: What catches signals, if something does: the training ends in order. By
+            default a signal does what it always does, after a save.
+        facts: JSON that is stored in each checkpoint, for people.
+        run: Identity of the run; checkpoints of another one are refused.
+        console: Where is said what was resumed; standard error by default.
+
+    Raises:
+        InputError: If there are checkpoints, and all are damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from kerasdl.data.batches import Dense
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mean_squared_error")
+        >>> data = np.ones((8, 1), "float32")
+        >>> source = BatchSource({"x": Dense(data)}, data, batch_size=4, seed=0)
+        >>> folder = tempfile.mkdtemp()
+        >>> for epochs in (2, 3):  # the second goes on where the first has ended
+        ...     checkpoint = Checkpoint(folder, source=source)
+        ...     start = checkpoint.initial_epoch
+        ...     history = model.fit(
+        ...         source,
+        ...         initial_epoch=start,
+        ...         epochs=epochs,
+        ...         callbacks=[checkpoint],
+        ...         verbose=0,
+        ...     )
+        >>> start, len(history.history["loss"])
+        (2, 3)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        source: BatchSource | None = None,
+        every_minutes: float = 5.0,
+        every_steps: int | None = None,
+        monitor: str = "val_loss",
+        stop: StopOnSignal | None = None,
+        facts: dict | None = None,
+        run: str = "",
+        console: Console | None = None,
+    ):
+        super().__init__()
+        self.callbacks = list(callbacks)
+        self.source = source
+        self.every_seconds = 60 * every_minutes
+        self.every_steps = every_steps
+        self.monitor = monitor
+        self.facts = facts or {}
+        self.console = console or Console(stderr=True)
+        self._own_stop = stop is None
+        self._stop = stop or StopOnSignal()
+        self._writer = Writer()
+        self._store = Store(Path(folder), run=run)
+        self._resumed = self._store.newest()
+        for sentence in self._store.damaged:
+            self._say(f"{sentence}; it is left out")
+        self.initial_epoch = 0
+        if self._resumed:
+            state = self._resumed.state
+            # Nothing is left to train where a callback had ended the training.
+            self.initial_epoch = sys.maxsize if state["stopped"] else state["epoch"]
+            if state["batch"] and source is None:
+                raise InputError(
+                    f"the checkpoint in {folder} lies within an epoch; give Checkpoint "
+                    "the source of the training"
+                )
+
+    def on_train_begin(self, logs=None):
+        self._position = self._saved_position = None
+        self._steps_before = self._offset = self._saved_step = 0
+        self._history: list[tuple[int, dict]] = []
+        self._within: Saved | None = None
+        self._cost = 0.0
+        self._is_cut = False
+        self._last_save = time.monotonic()
+        if self._own_stop:
+            self._stop.received = None
+            self._stop.catch()
+        if self._resumed:
+            self._restore(self._resumed)
+            self._resumed = None
+        if self.source is None:
+            self._say("not a BatchSource: resuming goes on from the end of an epoch")
+
+    def _restore(self, saved: Saved) -> None:
+        """Bring model, optimizer, callbacks and history to a saved state."""
+        state, arrays, model = saved.state, saved.arrays, self.model
+        self._build(model, state)
+        for kind, variables in _variables(model).items():
+            if kind != "metric":
+                write_variables(kind, variables, arrays, state["variables"][kind])
+        if state["batch"]:
+            self._within = saved
+        stateful = _stateful(self.callbacks)
+        names = [type(callback).__name__ for callback in stateful]
+        if names != [name for name, _ in state["callbacks"]]:
+            raise InputError(
+                f"the checkpoint holds the state of other callbacks than {names}; "
+                "resume with those of the training"
+            )
+        for callback, (_, stored) in zip(stateful, state["callbacks"], strict=True):
+            callback.load_state_dict(join(stored, arrays))
+        self._history = _rows(join(state["history"], arrays))
+        _give_history(model, self._history)
+        _set_random_state(join(state["random"], arrays))
+        position = state["epoch"], state["batch"]
+        self._position = self._saved_position = position
+        self._saved_step = state["step"]
+        self._steps_before = state["step"] - state["batch"]
+        self._say(f"resuming after {_place(*position)} ({state['step']} steps)")
+
+    def _build(self, model, state: dict) -> None:
+        """Make the variables that the first step would make."""
+        stored = {kind: len(table) for kind, table in state["variables"].items()}
+        is_complete = len(_variables(model)["metric"]) >= stored["metric"]
+        if self.source is not None and not (model.built and is_complete):
+            x, y, weight = keras.utils.unpack_x_y_sample_weight(self.source[0])
+            model.compute_metrics(x, y, model(x, training=False), weight)
+        if not model.built:
+            raise InputError("build the model before it is resumed: call it once")
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        resumed, batch = self._position or (epoch, 0)
+        if epoch != resumed:
+            raise InputError(
+                f"{resumed} epochs are done; give fit "
+                "initial_epoch=checkpoint.initial_epoch"
+            )
+        self._offset = batch if self._within else 0
+        if self.source is not None:
+            self.source.start(epoch, self._offset)
+        if self._within:  # Keras has just reset the metrics
+            state, arrays = self._within.state, self._within.arrays
+            metrics = _variables(self.model)["metric"]
+            write_variables("metric", metrics, arrays, state["variables"]["metric"])
+        self._position = epoch, self._offset
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._within:
+            # Once more: on PyTorch the iterator over an epoch draws a number.
+            state, arrays = self._within.state, self._within.arrays
+            _set_random_state(join(state["random"], arrays))
+            self._within = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        epoch, _ = self._position
+        place = self._offset + batch + 1
+        self._position = epoch, place
+        if self.source is None:  # not to be positioned within an epoch
+            self._pass_signal_on()
+        elif place < self.source.batches_per_epoch:
+            self._save_if_due(place)
+            self._pass_signal_on()
+        elif self._stop.received is not None:
+            # The epoch is whole: let it end as one.
+            self.model.stop_training = False
+
+    def _save_if_due(self, place: int) -> None:
+        is_signalled = self._stop.received is not None
+        waited = time.monotonic() - self._last_save
+        steps = self._steps_before + place - self._saved_step
+        if (
+            is_signalled
+            or (self.every_steps and steps >= self.every_steps)
+            or waited >= max(self.every_seconds, self._cost / SHARE)
+        ):
+            self._save(wait=is_signalled)
+            self._is_cut = is_signalled
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._is_cut:  # not as the epoch would have ended
+            return
+        self._history.append((epoch, dict(logs or {})))
+        self._steps_before += self._position[1]
+        self._position = epoch + 1, 0
+        is_stopped = self.model.stop_training
+        is_signalled = self._stop.received is not None
+        is_last = is_stopped or is_signalled or epoch + 1 == self.params["epochs"]
+        waited = time.monotonic() - self._last_save
+        steps = self._steps_before - self._saved_step
+        if (
+            is_last
+            or (self.every_steps and steps >= self.every_steps)
+            or waited >= self._cost / SHARE
+        ):
+            self._save(
+                wait=is_last,
+                stopped=is_stopped,
+                score=(logs or {}).get(self.monitor),
+            )
+        self._pass_signal_on()
+        if is_signalled:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        self._writer.flush()
+        if self._own_stop:
+            self._stop.release()
+        if self.source is not None and self._position:
+            self.source.start(self._position[0])
+
+    def _pass_signal_on(self) -> None:
+        """Let a signal that nobody else catches do what it would have done."""
+        if self._own_stop and (number := self._stop.received) is not None:
+            self._writer.flush()
+            self._stop.release()
+            signal.raise_signal(number)
+
+    def _save(self, *, wait: bool, stopped: bool = False, score=None) -> None:
+        """Copy the state, and let a thread write it."""
+        if self._position == self._saved_position:
+            return
+        start = time.monotonic()
+        (epoch, batch), step = self._position, self._steps_before + self._position[1]
+        state, arrays = self._captured()
+        saved = Saved(
+            {
+                "step": step,
+                "epoch": epoch,
+                "batch": batch,
+                "stopped": stopped,
+                **state,
+            },
+            arrays,
+        )
+        if score is not None and not np.isfinite(score):
+            score = None
+
+        def write():
+            if not is_finite({k: v for k, v in arrays.items() if k.startswith("mod")}):
+                self._say(f"step {step} is not saved: its weights are not finite")
+                return
+            try:
+                self._store.write(step_name(step), saved, score=score)
+            except OSError as error:
+                self._say(
+                    f"step {step} could not be saved ({error.strerror}); the "
+                    "training goes on"
+                )
+            self._cost = time.monotonic() - start
+
+        self._saved_position, self._saved_step = self._position, step
+        self._last_save = time.monotonic()
+        self._writer.submit(write)
+        if wait:
+            self._writer.flush()
+
+    def _captured(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """Return the state of everything, copied."""
+        tables, arrays = {}, {}
+        for kind, variables in _variables(self.model).items():
+            copies, tables[kind] = read_variables(kind, variables)
+            arrays |= copies
+        state = {
+            "variables": tables,
+            "callbacks": [
+                [type(c).__name__, split(c.state_dict(), "callback", arrays)]
+                for c in _stateful(self.callbacks)
+            ],
+            "history": split(_columns(self._history), "history", arrays),
+            "random": split(_random_state(), "random", arrays),
+            "facts": self.facts,
+            "backend": keras.backend.backend(),
+            "keras": keras.version(),
+            "kerasdl": __version__,
+        }
+        return state, arrays
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """Return all that training changes, by kind."""
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metric": [v for metric in model.metrics for v in metric.variables],
+    }
+
+
+def _stateful(callbacks) -> list[keras.callbacks.Callback]:
+    return [callback for callback in callbacks if hasattr(callback, "state_dict")]
+
+
+def _columns(history: list[tuple[int, dict]]) -> dict[str, np.ndarray]:
+    """Return logs as arrays `(2, epochs)`: epoch and value."""
+    columns = {}
+    for epoch, logs in history:
+        for name, value in logs.items():
+            columns.setdefault(name, []).append((epoch, value))
+    return {name: np.array(pairs, float).T for name, pairs in columns.items()}
+
+
+def _rows(columns: dict[str, np.ndarray]) -> list[tuple[int, dict]]:
+    rows = {}
+    for name, (epochs, values) in columns.items():
+        for epoch, value in zip(epochs, values, strict=True):
+            rows.setdefault(int(epoch), {})[name] = float(value)
+    return sorted(rows.items())
+
+
+def _give_history(model: keras.Model, history: list[tuple[int, dict]]) -> None:
+    """Let what `fit` returns cover the epochs before, too."""
+    model.history.epoch = [epoch for epoch, _ in history]
+    model.history.history = {
+        name: values[1].tolist() for name, values in _columns(history).items()
+    }
+
+
+def _random_state() -> dict:
+    """Return the generators that are no variables: Python's, NumPy's, PyTorch's."""
+    version, words, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, np.array(words, np.uint32), gauss],
+        "numpy": [kind, keys, *rest],
+        "backend": backend.random_state(),
+    }
+
+
+def _set_random_state(state: dict) -> None:
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    backend.set_random_state(state["backend"])
+
+
+def _place(epoch: int, batch: int) -> str:
+    return f"{f'batch {batch} of ' if batch else ''}epoch {epoch + bool(batch)}"
