@@ -32,6 +32,7 @@ def cnn() -> Recipe:
         kind="image",
         arguments={"filters": (48, 96, 192)},
         augment="light",
+        tta=True,
         epochs=7,
         batch_size=128,
         learning_rate=6e-3,
@@ -91,13 +92,15 @@ def recipe(
             raise InputError(str(error)) from error
         chosen = RECIPES[model]()
     changes = {name: value for name, value in changes.items() if value is not None}
+    if changes.get("augment") == "none":  # what is not mirrored in training, either
+        changes.setdefault("tta", False)
     if image_size is not None:
         changes["encoder"] = {**chosen.encoder, "image_size": image_size}
     return replace(chosen, **{**(QUICK if quick else {}), **changes})
 
 
 def evaluate(
-    bundle: str, data: str, *, notify, tta: bool = False, **data_options
+    bundle: str, data: str, *, notify, tta: bool | None = None, **data_options
 ) -> dict:
     """Measure a bundle on labelled images: their test split where they have one.
 
@@ -105,8 +108,7 @@ def evaluate(
         bundle: Run folder, bundle folder or name of a shipped bundle.
         data: As in a recipe.
         notify: Called with a line that says which data were taken.
-        tta: Average the answers for each image and its mirror image (test-time
-            augmentation).
+        tta: Test-time augmentation, where it differs from the bundle's own.
         **data_options: Options of `kerasdl.data.image_sources.load_images`.
 
     Returns:
@@ -164,14 +166,13 @@ def image_files(names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def predict(predictor, files: Sequence[Path], *, tta: bool = False) -> tuple:
+def predict(predictor, files: Sequence[Path], *, tta: bool | None = None) -> tuple:
     """Classify image files; one that cannot be read does not stop the others.
 
     Args:
         predictor: A loaded bundle.
         files: Image files.
-        tta: Average the answers for each image and its mirror image (test-time
-            augmentation).
+        tta: Test-time augmentation, where it differs from the bundle's own.
 
     Returns:
         The readable files, their probabilities `(count, classes)`, and a sentence for

@@ -50,10 +50,11 @@ SkipCorrupt = Annotated[
     typer.Option("--skip-corrupt", help="Leave damaged images out, and list them."),
 ]
 Tta = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--tta",
-        help="Test-time augmentation: average over each image and its mirror image.",
+        "--tta/--no-tta",
+        help="Test-time augmentation: average over each image and its mirror image, or"
+        " not; otherwise as the recipe or the bundle says.",
     ),
 ]
 
@@ -91,6 +92,7 @@ def train(
             callback=_check_augment,
         ),
     ] = None,
+    tta: Tta = None,
     ema: Annotated[
         float | None,
         typer.Option(min=0, max=0.99999, help="Decay of an average of the weights."),
@@ -124,6 +126,7 @@ def train(
         data=data,
         data_options=_data_options(path_column, label_column, skip_corrupt),
         augment=augment,
+        tta=tta,
         ema=ema,
         label_smoothing=label_smoothing,
         class_weights=class_weights or None,
@@ -155,7 +158,7 @@ def evaluate(
     bundle: TrainedBundle,
     *,
     data: Data = "auto",
-    tta: Tta = False,
+    tta: Tta = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     skip_corrupt: SkipCorrupt = False,
@@ -192,7 +195,7 @@ def predict(
         Path | None,
         typer.Option(help="Folder for pictures of where the model looked."),
     ] = None,
-    tta: Tta = False,
+    tta: Tta = None,
     out: CsvFile = None,
     backend: Backend = None,  # noqa: ARG001 - its callback has chosen
     as_json: Json = False,

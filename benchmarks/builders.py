@@ -5,12 +5,12 @@
     python benchmarks/builders.py --check
     python benchmarks/builders.py --table
 
-The smallest variant of each builder, with its own optimizer and learning rate, sees the
-images once, at 28 x 28 pixels or the smallest size it takes (14 x 14 for the two that
-are the slowest), and is measured on 2,000 more of the train split. Each run is a process
-of its own, in which a warning, even a logged one, is an error. It adds one row to
+The smallest variant of each builder, with its own optimizer and learning rate, sees
+the images once, at 28 x 28 pixels or the smallest size it takes (14 x 14 for the two
+slowest), and is measured on 2,000 more of the train split. Each run is a process of its
+own, in which a warning, even a logged one, is an error. It adds one row to
 `benchmarks/results/builders.json`; the backend is Keras's (`KERAS_BACKEND`). `--check`
-compares with the recorded rows instead: it fails where a change has made learning worse.
+compares with the recorded rows instead: it fails where a change made learning worse.
 
 Only the preparation of the data needs TensorFlow: `--data FILE.npz` is written where it
 is missing and read where it is there, so that a machine without it can run the rest.

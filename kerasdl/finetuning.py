@@ -37,6 +37,7 @@ def finetuning(pretrained: str) -> Recipe:
         kind="image",
         pretrained=str(pretrained),
         augment="light",
+        tta=True,
         epochs=3,
         batch_size=16,
         learning_rate=1e-4,
@@ -92,7 +93,7 @@ def fit_pretrained(
     encoder, classes = pretrained.encoder, len(data.label_names)
     backend.set_seed(recipe.seed)
     model = pretrained.build(classes)
-    answers = Classifier(model, encoder, data.label_names)
+    answers = Classifier(model, encoder, data.label_names, tta=recipe.tta)
     sets = [Encoded(encoder, encoder.encode(x.examples), x) for x in (kept, validation)]
 
     head = fit_head(model, recipe, *sets, console=console)

@@ -136,7 +136,7 @@ def _fit_once(
     warm_start(model, recipe, inputs, labels)
     if teacher:
         keep_bag(model, teacher)
-    answers = _answers(model, encoder, kept)
+    answers = _answers(model, encoder, kept, tta=recipe.tta)
     training = BatchSource(
         inputs,
         answers.targets(labels, smoothing=recipe.label_smoothing),
@@ -223,10 +223,10 @@ def _accepted(builder: Callable[..., keras.Model], arguments: dict) -> dict:
 
 
 def _answers(
-    model: keras.Model, encoder: Encoder, data: Labelled
+    model: keras.Model, encoder: Encoder, data: Labelled, *, tta: bool
 ) -> Classifier | Regressor:
     if data.label_names:
-        return Classifier(model, encoder, data.label_names)
+        return Classifier(model, encoder, data.label_names, tta=tta)
     return Regressor(model, encoder, data.labels.mean(), data.labels.std())
 
 

@@ -122,6 +122,8 @@ class Classifier(Predictor):
         encoder: Turns examples into the model's inputs.
         labels: Class names, in the order of the logits.
         temperature: Divides the logits, so that the probabilities are calibrated.
+        tta: Test-time augmentation: average the logits for each image and its mirror
+            image; of images only.
 
     Raises:
         InputError: If the encoder does not make an input that the model needs.
@@ -133,19 +135,24 @@ class Classifier(Predictor):
         encoder: Encoder,
         labels: Sequence[str],
         temperature: float = 1.0,
+        tta: bool = False,
     ):
         super().__init__(model, encoder)
         self.labels = tuple(labels)
         self.temperature = temperature
+        self.tta = tta
 
     @property
     def answer_settings(self) -> dict[str, float]:
         """What a bundle keeps besides model, encoder and labels."""
-        return {"temperature": float(self.temperature)}
+        settings = {"temperature": float(self.temperature)}
+        return {**settings, "tta": True} if self.tta else settings
 
     @staticmethod
     def are_settings(settings: Any) -> bool:
         """Say whether these are such settings as `answer_settings` returns."""
+        if isinstance(settings, dict) and settings.get("tta") is True:
+            settings = {name: settings[name] for name in settings if name != "tta"}
         return _are_numbers(settings, {"temperature"}) and settings["temperature"] > 0
 
     def __call__(self, examples) -> list[Prediction]:
@@ -162,7 +169,7 @@ class Classifier(Predictor):
             InputError: If an example is not what the encoder takes.
         """
         examples = self.encoder.check(examples)
-        rows = self._answers(self._outputs(examples)).tolist()
+        rows = self._answers(self._averaged(examples, self.tta)).tolist()
         return [
             self._prediction(example, row)
             for example, row in zip(examples, rows, strict=True)
@@ -192,22 +199,27 @@ class Classifier(Predictor):
             examples: The examples.
             labels: Their classes `(count,)`.
         """
-        temperature = fit_temperature(self.outputs(examples), labels)
+        logits = self._averaged(self.encoder.check(examples), self.tta)
+        temperature = fit_temperature(logits, labels)
         few = len(labels) < FEWEST_FOR_CONFIDENCE
         self.temperature = max(temperature, 1.0) if few else temperature
 
-    def answers(self, examples, *, tta: bool = False) -> np.ndarray:
+    def answers(self, examples, *, tta: bool | None = None) -> np.ndarray:
         """Return calibrated probabilities `(count, classes)`, float64.
 
         Args:
             examples: What the encoder takes.
-            tta: Test-time augmentation: average the logits for each image and its
-                mirror image.
+            tta: Test-time augmentation, where it differs from the classifier's own.
         """
-        outputs = self.outputs(examples)
+        examples = self.encoder.check(examples)
+        return self._answers(self._averaged(examples, self.tta if tta is None else tta))
+
+    def _averaged(self, examples, tta: bool) -> np.ndarray:
+        """Return the logits for checked examples, mirror images included if asked."""
+        outputs = self._outputs(examples)
         if tta:
-            outputs = (outputs + self.outputs(examples, mirrored=True)) / 2
-        return self._answers(outputs)
+            outputs = (outputs + self._outputs(examples, mirrored=True)) / 2
+        return outputs
 
     def _answers(self, outputs: np.ndarray) -> np.ndarray:
         return softmax(outputs, self.temperature)

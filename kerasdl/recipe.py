@@ -45,6 +45,8 @@ class Recipe:
         label_smoothing: Share of each label given to all classes alike.
         class_weights: Let every class count alike, however many examples it has.
         augment: Changes of the training images, a name in `kerasdl.augment.POLICIES`.
+        tta: Let the model answer for each image by that and its mirror image
+            (test-time augmentation).
         ema: Decay of the moving average of the weights that is validated and kept; 0
             keeps the weights themselves. It starts from the first ones, so that it
             needs several times `1 / (1 - ema)` steps.
@@ -56,7 +58,8 @@ class Recipe:
         seed: Decides every random choice.
 
     Raises:
-        InputError: If epochs, batch size or learning rate are not above 0.
+        InputError: If epochs, batch size or learning rate are not above 0, or `tta` is
+            asked of other data than images.
     """
 
     build: "str | Callable[..., keras.Model]"
@@ -81,6 +84,7 @@ class Recipe:
     label_smoothing: float = 0.0
     class_weights: bool = False
     augment: str = "none"
+    tta: bool = False
     ema: float = 0.0
     word_vectors: float = 0.0
     validation_fraction: float = 0.1
@@ -93,6 +97,10 @@ class Recipe:
             head_alone = name == "epochs" and value == 0 and self.pretrained
             if not (0 < value < math.inf or head_alone):
                 raise InputError(f"{name}={value}; give a number above 0")
+        if self.tta and self.kind != "image":
+            raise InputError(
+                f"tta=True with kind={self.kind!r}; only images are mirrored"
+            )
 
     @property
     def name(self) -> str:

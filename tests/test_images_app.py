@@ -13,7 +13,9 @@ from kerasdl import bundle
 from kerasdl.augment import POLICIES
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled
+from kerasdl.errors import InputError
 from kerasdl.fit import class_weights, fit
+from kerasdl.predict import Classifier
 from kerasdl.recipe import Recipe
 from kerasdl_apps import images, images_commands
 
@@ -257,3 +259,27 @@ def test_tta_averages_the_logits_of_mirror_images(silent):
     np.testing.assert_allclose(
         predictor.answers(test, tta=True), shares, rtol=1e-4, atol=1e-6
     )
+
+
+def test_a_recipe_with_tta_answers_and_calibrates_by_mirror_images(silent):
+    predictor = fitted(silent, tta=True).predictor
+    test = pictures(seed=1).examples
+    averaged = predictor.answers(test, tta=True)
+    np.testing.assert_array_equal(predictor.answers(test), averaged)
+    assert not np.allclose(predictor.answers(test, tta=False), averaged)
+    asked = [prediction.probabilities["0"] for prediction in predictor(test)]
+    np.testing.assert_allclose(asked, averaged[:, 0])
+    assert predictor.answer_settings["tta"] is True
+    assert Classifier.are_settings(predictor.answer_settings)
+    assert not Classifier.are_settings({"temperature": 1.0, "tta": 1})
+
+
+def test_what_is_not_mirrored_in_training_is_not_mirrored_later():
+    assert images.recipe("cnn").tta
+    assert not images.recipe("cnn", augment="none").tta
+    assert images.recipe("cnn", augment="none", tta=True).tta
+
+
+def test_only_images_are_mirrored():
+    with pytest.raises(InputError, match="tta=True with kind='text'"):
+        Recipe(build="text_cnn", tta=True)
