@@ -11,6 +11,7 @@ from kerasdl.checks import (
     check_sequences,
     check_sizes,
 )
+from kerasdl.initializers import HeNormal
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 
@@ -20,6 +21,7 @@ def cnn(
     *,
     filters: tuple[int, ...] = (32, 64, 128),
     kernel_size: int = 3,
+    hidden: tuple[int, ...] = (),
     dropout: float = 0.0,
     optimizer: Optimizer = "adam",
     learning_rate: Rate = 1e-3,
@@ -28,7 +30,8 @@ def cnn(
     """Build a compiled plain convolutional classifier.
 
     Every stage is a convolution, batch norm, ReLU and a maximum that halves height and
-    width, rounded down; the last map is averaged over all pixels.
+    width, rounded down. The last map is averaged over all pixels, or, with hidden
+    layers, flattened, so that these know where on the image a feature was.
 
     Args:
         input_shape: Image shape `(height, width, channels)`, normalised float pixels,
@@ -36,7 +39,8 @@ def cnn(
         num_classes: Number of classes, i.e. logits per image.
         filters: Channels of each stage, from the first to the last.
         kernel_size: Height and width of every kernel, in pixels.
-        dropout: Drop rate before the logits, in `[0, 1)`.
+        hidden: Units of dense layers, with batch norm and ReLU, before the logits.
+        dropout: Drop rate before each hidden layer and the logits, in `[0, 1)`.
         optimizer: Keras optimizer or its name; `None` for an uncompiled model.
         learning_rate: Float or Keras schedule.
         name: Model name.
@@ -58,6 +62,8 @@ def cnn(
         order within a stage. Differs: the convolutions keep their bias.
     """
     check_sequences(filters=filters)
+    if hidden != ():
+        check_sequences(hidden=hidden)
     check_sizes(kernel_size=kernel_size)
     check_image(input_shape, smallest=2 ** len(filters))
     check_classes(num_classes)
@@ -69,7 +75,20 @@ def cnn(
         x = batch_norm(x, name=f"stage{i}_norm")
         x = layers.ReLU(name=f"stage{i}_relu")(x)
         x = layers.MaxPooling2D(2, name=f"stage{i}_pool")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if not hidden:
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+    else:
+        x = layers.Flatten(name="flatten")(x)
+    for i, units in enumerate(hidden, start=1):
+        x = layers.Dropout(dropout, name=f"hidden{i}_dropout")(x)
+        x = layers.Dense(
+            units,
+            use_bias=False,
+            kernel_initializer=HeNormal(),
+            name=f"hidden{i}_dense",
+        )(x)
+        x = batch_norm(x, name=f"hidden{i}_norm")
+        x = layers.ReLU(name=f"hidden{i}_relu")(x)
     logits = classify(x, num_classes, dropout=dropout)
 
     model = keras.Model(image, logits, name=name)
