@@ -6,8 +6,8 @@
     python benchmarks/builders.py --table
 
 The smallest variant of each builder, with its own optimizer and learning rate, sees
-the images once, at 28 x 28 pixels or the smallest size it takes (14 x 14 for the two
-slowest), and is measured on 2,000 more of the train split. Each run is a process of its
+the images once, at 28 x 28 pixels or the smallest size it takes (14 x 14 or 7 x 7 for
+the slowest), and is measured on 2,000 more of the train split. Each run is a process of its
 own, in which a warning, even a logged one, is an error. It adds one row to
 `benchmarks/results/builders.json`; the backend is Keras's (`KERAS_BACKEND`). `--check`
 compares with the recorded rows instead: it fails where a change made learning worse.
@@ -61,12 +61,12 @@ class Workload:
 WORKLOADS = {
     "alexnet": Workload((63, 63, 1)),
     "cnn": Workload(),
-    "densenet": Workload((14, 14, 1), {"variant": "densenet40"}),
+    "densenet": Workload((7, 7, 1), {"variant": "densenet40"}),
     "efficientnet": Workload((14, 14, 1), {"variant": "efficientnet_b0"}),
     "inception": Workload(),
     "lenet5": Workload(),
     "mlp": Workload((784,)),
-    "resnet": Workload(arguments={"variant": "resnet20"}),
+    "resnet": Workload((14, 14, 1), {"variant": "resnet20"}),
     "rnn": Workload((28, 28)),
     "vgg": Workload((32, 32, 1), {"variant": "vgg11"}),
     "vit": Workload(arguments={"variant": "cct_2_3x2"}),
