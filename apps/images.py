@@ -23,21 +23,21 @@ FILES_AT_ONCE = 64
 
 
 def cnn() -> Recipe:
-    """The plain network of three convolutions.
+    """The plain network of three convolutions, and a hidden layer.
 
     Fashion-MNIST: 92.5 % (1 seed), 773 s on 2 cores that other work held for the most.
     """
     return Recipe(
         build="cnn",
         kind="image",
-        arguments={"filters": (48, 96, 192)},
+        arguments={"filters": (32, 64, 128), "hidden": (256,), "dropout": 0.4},
         augment="light",
         tta=True,
-        epochs=7,
+        epochs=12,
         batch_size=128,
         learning_rate=6e-3,
         warmup=0.1,
-        patience=7,
+        patience=12,
         validation_fraction=0.05,
     )
 

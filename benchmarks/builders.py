@@ -7,8 +7,8 @@
 
 The smallest variant of each builder, with its own optimizer and learning rate, sees
 the images once, at 28 x 28 pixels or the smallest size it takes (14 x 14 or 7 x 7 for
-the slowest), and is measured on 2,000 more of the train split. Each run is a process of its
-own, in which a warning, even a logged one, is an error. It adds one row to
+the slowest), and is measured on 2,000 more of the train split. Each run is a process of
+its own, in which a warning, even a logged one, is an error. It adds one row to
 `benchmarks/results/builders.json`; the backend is Keras's (`KERAS_BACKEND`). `--check`
 compares with the recorded rows instead: it fails where a change made learning worse.
 

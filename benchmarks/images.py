@@ -147,18 +147,27 @@ def torch_loop(images, labels, test, seed: int) -> np.ndarray:
         scaled = (pixels.transpose(0, 3, 1, 2) / np.float32(255) - mean) / std
         return torch.from_numpy(scaled.astype("float32"))
 
-    channels, stages = images.shape[-1], []
-    for filters in recipe.arguments["filters"]:
+    arguments = recipe.arguments
+    (hidden,), dropout = arguments["hidden"], arguments["dropout"]
+    side, channels, stages = images.shape[1], images.shape[-1], []
+    for filters in arguments["filters"]:
         stages += [
             nn.Conv2d(channels, filters, 3, padding=1),
             nn.BatchNorm2d(filters),
             nn.ReLU(),
             nn.MaxPool2d(2),
         ]
-        channels = filters
+        side, channels = side // 2, filters
     classes = int(labels.max()) + 1
     network = nn.Sequential(
-        *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+        *stages,
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(side * side * channels, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, classes),
     ).to(memory_format=torch.channels_last)
     x, y, size = tensor(images), torch.from_numpy(labels), recipe.batch_size
     steps = recipe.epochs * (len(x) // size)
