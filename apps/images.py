@@ -30,7 +30,7 @@ def cnn() -> Recipe:
     return Recipe(
         build="cnn",
         kind="image",
-        arguments={"filters": (32, 64, 128), "hidden": (256,), "dropout": 0.4},
+        arguments={"filters": (32, 64, 128), "hidden_units": (256,), "dropout": 0.4},
         augment="light",
         tta=True,
         epochs=12,

@@ -148,7 +148,7 @@ def torch_loop(images, labels, test, seed: int) -> np.ndarray:
         return torch.from_numpy(scaled.astype("float32"))
 
     arguments = recipe.arguments
-    (hidden,), dropout = arguments["hidden"], arguments["dropout"]
+    (hidden,), dropout = arguments["hidden_units"], arguments["dropout"]
     side, channels, stages = images.shape[1], images.shape[-1], []
     for filters in arguments["filters"]:
         stages += [

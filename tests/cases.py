@@ -204,17 +204,20 @@ CASES = [
             "input_shape": (8, 8, 2),
             "num_classes": 2,
             "filters": (4, 6),
-            "hidden": (5,),
+            "hidden_units": (5,),
             "dropout": 0.1,
         },
         Arrays((8, 8, 2)),
         [
-            ({"hidden": 5}, "hidden=5; expected a sequence"),
-            ({"hidden": (0,)}, r"hidden=\(0,\)"),
+            ({"hidden_units": 5}, "hidden_units=5; expected a sequence"),
+            ({"hidden_units": (0,)}, r"hidden_units=\(0,\)"),
         ],
         # The plain network without its classifier, then 4 x 4 x 128 -> 256 -> 10.
         published=[
-            ({"hidden": (256,)}, 94_986 - 1290 + 2048 * 256 + 2 * 256 + 256 * 10 + 10)
+            (
+                {"hidden_units": (256,)},
+                94_986 - 1290 + 2048 * 256 + 2 * 256 + 256 * 10 + 10,
+            )
         ],
         still={"dropout": 0.0},
     ),

@@ -186,3 +186,13 @@ def test_two_towers_meet_in_the_third_convolution_only():
     expected = torch_forward(reference, x)
     np.testing.assert_allclose(forward(model)(x), expected, **TORCH_CLOSE)
     assert np.isfinite(model.train_on_batch(x, np.array([0, 1]))[0])
+
+
+def test_hidden_layers_see_a_grid_however_large_the_image():
+    small, large = (
+        cnn((side, side, 1), filters=(4, 6), hidden_units=(5,)) for side in (16, 80)
+    )
+    assert small.count_params() == large.count_params()
+    assert small.get_layer("flatten").output.shape == (None, 4 * 4 * 6)
+    tiny = cnn((8, 12, 1), filters=(4, 6), hidden_units=(5,))
+    assert tiny.get_layer("flatten").output.shape == (None, 2 * 2 * 6)

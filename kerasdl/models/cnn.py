@@ -12,7 +12,11 @@ from kerasdl.checks import (
     check_sizes,
 )
 from kerasdl.initializers import HeNormal
+from kerasdl.layers import AdaptiveAveragePooling
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
+
+# Fields along each axis of what the hidden layers see; smaller maps stay as they are.
+GRID = 4
 
 
 def cnn(
@@ -21,7 +25,7 @@ def cnn(
     *,
     filters: tuple[int, ...] = (32, 64, 128),
     kernel_size: int = 3,
-    hidden: tuple[int, ...] = (),
+    hidden_units: tuple[int, ...] = (),
     dropout: float = 0.0,
     optimizer: Optimizer = "adam",
     learning_rate: Rate = 1e-3,
@@ -31,7 +35,8 @@ def cnn(
 
     Every stage is a convolution, batch norm, ReLU and a maximum that halves height and
     width, rounded down. The last map is averaged over all pixels, or, with hidden
-    layers, flattened, so that these know where on the image a feature was.
+    layers, over the fields of a grid, so that these know where on the image a feature
+    was.
 
     Args:
         input_shape: Image shape `(height, width, channels)`, normalised float pixels,
@@ -39,7 +44,8 @@ def cnn(
         num_classes: Number of classes, i.e. logits per image.
         filters: Channels of each stage, from the first to the last.
         kernel_size: Height and width of every kernel, in pixels.
-        hidden: Units of dense layers, with batch norm and ReLU, before the logits.
+        hidden_units: Units of dense layers, with batch norm and ReLU, before the
+            logits.
         dropout: Drop rate before each hidden layer and the logits, in `[0, 1)`.
         optimizer: Keras optimizer or its name; `None` for an uncompiled model.
         learning_rate: Float or Keras schedule.
@@ -62,8 +68,8 @@ def cnn(
         order within a stage. Differs: the convolutions keep their bias.
     """
     check_sequences(filters=filters)
-    if hidden != ():
-        check_sequences(hidden=hidden)
+    if hidden_units != ():
+        check_sequences(hidden_units=hidden_units)
     check_sizes(kernel_size=kernel_size)
     check_image(input_shape, smallest=2 ** len(filters))
     check_classes(num_classes)
@@ -75,11 +81,12 @@ def cnn(
         x = batch_norm(x, name=f"stage{i}_norm")
         x = layers.ReLU(name=f"stage{i}_relu")(x)
         x = layers.MaxPooling2D(2, name=f"stage{i}_pool")(x)
-    if not hidden:
+    if not hidden_units:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     else:
+        x = AdaptiveAveragePooling(min(GRID, *x.shape[1:3]), name="pool")(x)
         x = layers.Flatten(name="flatten")(x)
-    for i, units in enumerate(hidden, start=1):
+    for i, units in enumerate(hidden_units, start=1):
         x = layers.Dropout(dropout, name=f"hidden{i}_dropout")(x)
         x = layers.Dense(
             units,
