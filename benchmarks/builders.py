@@ -7,10 +7,11 @@
 
 The smallest variant of each builder, with its own optimizer and learning rate, sees
 the images once, at 28 x 28 pixels or the smallest size it takes (14 x 14 or 7 x 7 for
-the slowest), and is measured on 2,000 more of the train split. Each run is a process of
-its own, in which a warning, even a logged one, is an error. It adds one row to
-`benchmarks/results/builders.json`; the backend is Keras's (`KERAS_BACKEND`). `--check`
-compares with the recorded rows instead: it fails where a change made learning worse.
+the slowest; AlexNet and VGG have fewer units), and is measured on 2,000 more of the
+train split. Each run is a process of its own, in which a warning, even a logged one, is
+an error. It adds one row to `benchmarks/results/builders.json`; the backend is Keras's
+(`KERAS_BACKEND`). `--check` compares with the recorded rows instead: it fails where a
+change made learning worse.
 
 Only the preparation of the data needs TensorFlow: `--data FILE.npz` is written where it
 is missing and read where it is there, so that a machine without it can run the rest.
@@ -59,7 +60,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "alexnet": Workload((63, 63, 1)),
+    "alexnet": Workload((63, 63, 1), {"hidden_units": [256, 256]}),
     "cnn": Workload(),
     "densenet": Workload((7, 7, 1), {"variant": "densenet40"}),
     "efficientnet": Workload((14, 14, 1), {"variant": "efficientnet_b0"}),
@@ -68,7 +69,9 @@ WORKLOADS = {
     "mlp": Workload((784,)),
     "resnet": Workload((14, 14, 1), {"variant": "resnet20"}),
     "rnn": Workload((28, 28)),
-    "vgg": Workload((32, 32, 1), {"variant": "vgg11"}),
+    "vgg": Workload(
+        (32, 32, 1), {"variant": "vgg11", "width": 16, "hidden_units": [256]}
+    ),
     "vit": Workload(arguments={"variant": "cct_2_3x2"}),
 }
 
