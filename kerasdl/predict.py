@@ -11,6 +11,7 @@ import numpy as np
 from kerasdl.backend import forward
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import Encoder
+from kerasdl.data.images import ImageEncoder
 from kerasdl.errors import InputError
 from kerasdl.evaluate import conformal_margin, fit_temperature, softmax
 
@@ -126,7 +127,8 @@ class Classifier(Predictor):
             image; of images only.
 
     Raises:
-        InputError: If the encoder does not make an input that the model needs.
+        InputError: If the encoder does not make an input that the model needs, or `tta`
+            is asked of other inputs than images.
     """
 
     def __init__(
@@ -138,6 +140,8 @@ class Classifier(Predictor):
         tta: bool = False,
     ):
         super().__init__(model, encoder)
+        if tta and not isinstance(encoder, ImageEncoder):
+            raise InputError("tta=True, but only images have mirror images")
         self.labels = tuple(labels)
         self.temperature = temperature
         self.tta = tta

@@ -11,6 +11,7 @@ from PIL import Image
 import kerasdl
 from kerasdl import bundle
 from kerasdl.augment import POLICIES
+from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled
 from kerasdl.errors import InputError
@@ -283,3 +284,6 @@ def test_what_is_not_mirrored_in_training_is_not_mirrored_later():
 def test_only_images_are_mirrored():
     with pytest.raises(InputError, match="tta=True with kind='text'"):
         Recipe(build="text_cnn", tta=True)
+    encoder = ArrayEncoder("features", (2,))
+    with pytest.raises(InputError, match="only images"):
+        Classifier(kerasdl.mlp((2,), 2), encoder, ["a", "b"], tta=True)
