@@ -45,7 +45,7 @@ def is_plain_file(path: Path) -> bool:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Refuse a path that links lead out of a folder.
+    """Refuse a path that links lead out of a folder, or that is a pipe or a device.
 
     Raises:
         InputError: Names the path.
@@ -56,6 +56,8 @@ def check_inside(path: Path, folder: Path) -> None:
         raise InputError(f"{path} cannot be read: {brief(error)}") from error
     if not inside:
         raise InputError(f"{path} is a link that leads out of {folder}; copy the files")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is no file; get it again")
 
 
 def read_json(path: Path, *, most: int = LARGEST_JSON) -> dict:

@@ -11,6 +11,7 @@ import marshal
 import pickle
 import struct
 import sys
+import tempfile
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,7 +282,13 @@ class Watch:
             self.is_on = False
         own = (*sys.path, sys.prefix, sys.base_prefix, "/proc", "/sys", str(folder))
         own = tuple(root for root in own if root)
-        outside = [path for path in self.opened if not path.startswith(own)]
+        # A temporary file without a name takes the place of standard error.
+        nameless = tempfile.gettempdir()
+        outside = [
+            path
+            for path in self.opened
+            if path != nameless and not path.startswith(own)
+        ]
         assert not self.events, self.events
         assert not outside, outside
 

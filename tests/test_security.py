@@ -32,7 +32,6 @@ from kerasdl.bundle import load
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.manifest import seal
-from kerasdl.weights import pack
 
 SECONDS, MEGABYTES = 10, 500
 TOKENIZER = "tokenizer.json"
@@ -154,9 +153,10 @@ SIZELESS = {"pool", "max_tokens"}
 def test_sizes_are_bounded_by_the_stored_weights(case, tmp_path):
     """2^31 units or layers in any argument are refused before memory is taken."""
     builder = kerasdl.BUILDERS[case.builder]
-    model = case.build(optimizer=None)
-    path = tmp_path / bundle.WEIGHTS
-    path.write_bytes(safetensors.numpy.save(pack(model, "float32")))
+    with keras.StatelessScope(initialize_variables=False):
+        shapes = {w.path: w.shape for w in case.build(optimizer=None).weights}
+    arrays = {name: np.zeros(shape, "f") for name, shape in shapes.items()}
+    (tmp_path / bundle.WEIGHTS).write_bytes(safetensors.numpy.save(arrays))
     usual = inspect.signature(builder).parameters
     tried = 0
     for name in set(usual) - {"input_shape", "optimizer", "learning_rate", "name"}:
