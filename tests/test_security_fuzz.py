@@ -1,0 +1,116 @@
+"""Bundles changed at random: each loads correctly or is refused in one sentence.
+
+`pytest -m fuzz` runs all 10,000 cases in child processes whose memory is limited and
+whose time is watched, and writes what came of them to `benchmarks/results/fuzz.json`.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from fuzzing import SECONDS, make_originals, run_case
+
+import kerasdl
+
+CASES, CASES_OF_A_CHILD, EVERYDAY = 10_000, 1000, 150
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "fuzz.json"
+
+
+def test_some_mutations_every_day(tmp_path):
+    originals, examples = make_originals(tmp_path, pretrained=False)
+    outcomes = Counter()
+
+    def late(*_):
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, late)
+    try:
+        for number in range(EVERYDAY):
+            signal.alarm(SECONDS)
+            try:
+                outcomes[run_case(number, originals, examples)] += 1
+            except BaseException as error:
+                error.add_note(f"in case {number}")
+                raise
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    assert len(outcomes) >= 3, outcomes
+
+
+@pytest.mark.fuzz
+def test_ten_thousand_mutations():
+    start, first, rows, defects = time.perf_counter(), 0, [], []
+    while first < CASES:
+        found, ended = _run_child(first, min(CASES_OF_A_CHILD, CASES - first))
+        rows += found
+        first += len(found)
+        defects += [row for row in found if row["outcome"].startswith("defect")]
+        if ended:  # by the case after those
+            defects.append(ended)
+            first += 1
+    counts = Counter(row["outcome"].partition(":")[0] for row in rows)
+    seconds = [row["seconds"] for row in rows]
+    sealed = sum(count for name, count in counts.items() if name.endswith(" sealed"))
+    result = {
+        "backend": keras.backend.backend(),
+        "cases": CASES,
+        "outcomes": dict(sorted(counts.items())),
+        "past_the_checksums": sealed,
+        "seconds": round(time.perf_counter() - start),
+        "seconds_of_a_case": {
+            "median": round(float(np.median(seconds)), 3),
+            "largest": max(seconds),
+        },
+        "peak_mb": max(row["peak_mb"] for row in rows),
+        "defects": defects,
+    }
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    assert not defects
+    assert sealed >= CASES / 10
+
+
+def _run_child(first: int, count: int) -> tuple[list[dict], dict | None]:
+    """Run cases in a child; return the finished ones, and what ended it before time."""
+    folder = Path(__file__).parent
+    paths = os.pathsep.join([str(folder), str(Path(kerasdl.__path__[0]).parent)])
+    child = subprocess.Popen(
+        [sys.executable, str(folder / "fuzzing.py"), str(first), str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    lines = queue.Queue()
+    threading.Thread(target=_read, args=(child.stdout, lines), daemon=True).start()
+    rows, case, patience = [], first, 600  # the first waits for the imports
+    while len(rows) < count:
+        try:
+            line = lines.get(timeout=patience)
+        except queue.Empty:
+            child.kill()
+            return rows, {"case": case, "hung_for": patience}
+        if not line:
+            return rows, {"case": case, "exit_code": child.wait()}
+        row = json.loads(line)
+        case, patience = row["case"], 3 * SECONDS
+        if "outcome" in row:
+            rows.append(row)
+    child.wait()
+    return rows, None
+
+
+def _read(stream, lines: queue.Queue) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
