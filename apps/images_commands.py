@@ -13,19 +13,23 @@ from kerasdl_apps.options import (
     BatchSize,
     CsvFile,
     Epochs,
+    ForceResume,
     Json,
     LearningRate,
     Overwrite,
     Quick,
+    Resume,
     RunFolder,
     Seed,
     TrainedBundle,
     check_writable,
     console,
+    given,
     load_backend,
     print_json,
     print_line,
     print_metrics,
+    resumed_recipe,
     train_recipe,
     write_csv,
 )
@@ -70,6 +74,7 @@ def _check_augment(name: str | None) -> str | None:
 
 @app.command()
 def train(
+    context: typer.Context,
     *,
     data: Data = "auto",
     model: Annotated[
@@ -111,6 +116,8 @@ def train(
     out: RunFolder = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
+    resume: Resume = None,
+    force_resume: ForceResume = False,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     skip_corrupt: SkipCorrupt = False,
@@ -118,23 +125,28 @@ def train(
     as_json: Json = False,
 ) -> int:
     """Train an image classifier; write a report and a bundle."""
-    chosen = images.recipe(
-        model,
-        quick=quick,
-        pretrained=pretrained,
-        image_size=image_size,
-        data=data,
-        data_options=_data_options(path_column, label_column, skip_corrupt),
-        augment=augment,
-        tta=tta,
-        ema=ema,
-        label_smoothing=label_smoothing,
-        class_weights=class_weights or None,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    if resume:
+        chosen = resumed_recipe(
+            given(context), models=images.RECIPES, quick=images.QUICK
+        )
+    else:
+        chosen = images.recipe(
+            model,
+            quick=quick,
+            pretrained=pretrained,
+            image_size=image_size,
+            data=data,
+            data_options=_data_options(path_column, label_column, skip_corrupt),
+            augment=augment,
+            tta=tta,
+            ema=ema,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights or None,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
     return train_recipe(
         chosen,
         app="images",
@@ -142,6 +154,8 @@ def train(
         out=out,
         overwrite=overwrite,
         as_json=as_json,
+        resume=resume,
+        force_resume=force_resume,
     )
 
 

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -21,6 +23,8 @@ from kerasdl.untrusted import shown
 # What Keras imports, if it can, for wrappers and galleries that no command uses: up to
 # a third of the time of `import keras`.
 UNUSED = ("matplotlib", "pandas", "sklearn")
+# Options of `train` that change nothing of what is trained.
+NO_SETTINGS = {"resume", "force_resume", "backend", "as_json"}
 PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
 
@@ -68,6 +72,18 @@ Quick = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run in --out.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN", help="Continue this unfinished run, with its own settings."
+    ),
+]
+ForceResume = Annotated[
+    bool,
+    typer.Option(
+        "--force-resume", help="Continue it even if settings or data have changed."
+    ),
 ]
 TrainedBundle = Annotated[
     str, typer.Argument(help="Run folder, bundle folder, or shipped bundle.")
@@ -139,8 +155,80 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
+def given(context: typer.Context) -> dict:
+    """Return the options that stand on the command line, by name."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name).name == "COMMANDLINE"
+    }
+
+
+def resumed_recipe(
+    options: dict,
+    *,
+    models: Mapping = MappingProxyType({}),
+    quick: Mapping = MappingProxyType({}),
+):
+    """Return the recipe that `--resume` goes on with: the run's own.
+
+    Args:
+        options: What stands on the command line, as `given` returns it.
+        models: Name of a model to the function that returns its recipe.
+        quick: What `--quick` sets.
+
+    Raises:
+        InputError: If there is no unfinished run, or, without `--force-resume`, if an
+            option disagrees with it.
+    """
+    from kerasdl import runs
+    from kerasdl.recipe import Recipe
+
+    folder = options["resume"]
+    if options.keys() & {"out", "overwrite"}:
+        raise InputError(
+            "--resume goes on in its own folder; drop --out and --overwrite"
+        )
+    runs.check_folder(folder, overwrite=False, resume=True)
+    before = runs.read_json(folder / runs.RECIPE_FILE)
+    asked = {**before, **_asked(options, before, models, quick)}
+    changes = runs.differences(before, asked)
+    if changes and not options.get("force_resume"):
+        raise InputError(
+            f"the run in {folder} was begun with other settings: {'; '.join(changes)};"
+            " drop the options, or add --force-resume"
+        )
+    return Recipe.from_json(asked)
+
+
+def _asked(options: dict, before: dict, models: Mapping, quick: Mapping) -> dict:
+    """Return the fields of a recipe that options set, as JSON."""
+    asked = {}
+    for name in options.keys() - NO_SETTINGS:
+        value = options[name]
+        if name == "model" and value in models:
+            other = models[value]().to_json()
+            asked |= {key: other[key] for key in ("build", "unlabelled")}
+        elif name == "quick":
+            asked |= quick
+        elif name in before:
+            asked[name] = value
+        else:
+            part = "data_options" if name in before["data_options"] else "encoder"
+            asked[part] = {**asked.get(part, before[part]), name: value}
+    return json.loads(json.dumps(asked))
+
+
 def train_recipe(
-    recipe, *, app: str, example: str, out: Path | None, overwrite: bool, as_json: bool
+    recipe,
+    *,
+    app: str,
+    example: str,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    resume: Path | None = None,
+    force_resume: bool = False,
 ) -> int:
     """Train a recipe, print what was measured, and return the exit code.
 
@@ -151,13 +239,22 @@ def train_recipe(
         out: Run folder; `None` for one of its own.
         overwrite: Replace an earlier run in `out`.
         as_json: Print one JSON document.
+        resume: Folder of an unfinished run to go on with, in place of `out`.
+        force_resume: Go on even where recipe or data have changed.
     """
     load_backend()
     from kerasdl import train
     from kerasdl.runs import default_folder
 
-    folder = out or default_folder(app)
-    run = train(recipe, out=folder, overwrite=overwrite, console=console())
+    folder = resume or out or default_folder(app)
+    run = train(
+        recipe,
+        out=folder,
+        overwrite=overwrite,
+        resume=resume is not None,
+        force_resume=force_resume,
+        console=console(),
+    )
     if as_json:
         print_json({"run": str(run.folder), **run.metrics})
     else:

@@ -16,19 +16,23 @@ from kerasdl_apps.options import (
     Encoding,
     EncodingErrors,
     Epochs,
+    ForceResume,
     Json,
     LearningRate,
     Overwrite,
     Quick,
+    Resume,
     RunFolder,
     Seed,
     TrainedBundle,
     check_writable,
     console,
+    given,
     load_backend,
     print_json,
     print_line,
     print_metrics,
+    resumed_recipe,
     train_recipe,
     write_csv,
 )
@@ -55,6 +59,7 @@ BundlePath = Annotated[
 
 @app.command()
 def train(
+    context: typer.Context,
     *,
     data: Data = "auto",
     model: Annotated[
@@ -67,6 +72,8 @@ def train(
     out: RunFolder = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
+    resume: Resume = None,
+    force_resume: ForceResume = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     positive_from: PositiveFrom = None,
@@ -76,22 +83,27 @@ def train(
     as_json: Json = False,
 ) -> int:
     """Train a sentiment classifier; write a report and a bundle."""
-    chosen = sentiment.recipe(
-        model,
-        quick=quick,
-        data=data,
-        data_options={
-            "text_column": text_column,
-            "label_column": label_column,
-            "positive_from": positive_from,
-            "encoding": encoding,
-            "encoding_errors": encoding_errors,
-        },
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    if resume:
+        chosen = resumed_recipe(
+            given(context), models=sentiment.RECIPES, quick=sentiment.QUICK
+        )
+    else:
+        chosen = sentiment.recipe(
+            model,
+            quick=quick,
+            data=data,
+            data_options={
+                "text_column": text_column,
+                "label_column": label_column,
+                "positive_from": positive_from,
+                "encoding": encoding,
+                "encoding_errors": encoding_errors,
+            },
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
     return train_recipe(
         chosen,
         app="sentiment",
@@ -99,6 +111,8 @@ def train(
         out=out,
         overwrite=overwrite,
         as_json=as_json,
+        resume=resume,
+        force_resume=force_resume,
     )
 
 

@@ -15,18 +15,22 @@ from kerasdl_apps.options import (
     Encoding,
     EncodingErrors,
     Epochs,
+    ForceResume,
     Json,
     LearningRate,
     Overwrite,
     Quick,
+    Resume,
     RunFolder,
     Seed,
     TrainedBundle,
     check_writable,
+    given,
     load_backend,
     print_json,
     print_line,
     print_metrics,
+    resumed_recipe,
     train_recipe,
     write_csv,
 )
@@ -49,9 +53,12 @@ def _check_task(task: str | None) -> str | None:
 
 @app.command()
 def train(
+    context: typer.Context,
     *,
-    data: Data,
-    target: Target,
+    data: Annotated[
+        str | None, typer.Option(help="A table in CSV, TSV, JSONL or Parquet.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -73,26 +80,33 @@ def train(
     out: RunFolder = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
+    resume: Resume = None,
+    force_resume: ForceResume = False,
     encoding: Encoding = "utf-8",
     encoding_errors: EncodingErrors = "strict",
     backend: Backend = None,  # noqa: ARG001 - its callback has chosen
     as_json: Json = False,
 ) -> int:
     """Train a classifier or regressor; write a report and a bundle."""
-    chosen = tabular.recipe(
-        data,
-        target,
-        quick=quick,
-        task=task,
-        drop=drop or (),
-        categorical=categorical or (),
-        encoding=encoding,
-        encoding_errors=encoding_errors,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    if not resume and not (data and target):
+        raise InputError("give --data a table and --target a column of it")
+    if resume:
+        chosen = resumed_recipe(given(context), quick=tabular.QUICK)
+    else:
+        chosen = tabular.recipe(
+            data,
+            target,
+            quick=quick,
+            task=task,
+            drop=drop or (),
+            categorical=categorical or (),
+            encoding=encoding,
+            encoding_errors=encoding_errors,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
     return train_recipe(
         chosen,
         app="tabular",
@@ -100,6 +114,8 @@ def train(
         out=out,
         overwrite=overwrite,
         as_json=as_json,
+        resume=resume,
+        force_resume=force_resume,
     )
 
 

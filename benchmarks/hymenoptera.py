@@ -46,6 +46,7 @@ from kerasdl.evaluate import metrics
 from kerasdl.finetuning import finetuning, fit_pretrained
 from kerasdl.fit import fit
 from kerasdl.models.pretrained import keras_hub
+from kerasdl.phases import Phases
 from kerasdl.pretrained import open_pretrained
 from kerasdl.recipe import Recipe
 
@@ -108,7 +109,7 @@ def without_tta(training: Labelled, test: Labelled, preset: Path, seed: int):
 
 def answers(recipe: Recipe, training: Labelled, test: Labelled):
     """Return the probabilities after fine-tuning."""
-    fitted = fit_pretrained(recipe, training, console=Console())
+    fitted = fit_pretrained(recipe, training, phases=Phases(console=Console()))
     return fitted.predictor.answers(test.examples)
 
 
@@ -141,7 +142,7 @@ def from_scratch(training: Labelled, test: Labelled, _preset: Path, seed: int):
         batch_size=32,
         seed=seed,
     )
-    fitted = fit(recipe, kerasdl.cnn, training, console=Console(quiet=True))
+    fitted = fit(recipe, kerasdl.cnn, training)
     return fitted.predictor.answers(test.examples)
 
 

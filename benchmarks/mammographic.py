@@ -176,7 +176,6 @@ def fit_mlp(rows, labels, seed):
 def fit_recipe(rows, labels, seed, **encoder):
     """Fit one network as `kerasdl tabular train` does, validation split included."""
     import keras
-    from rich.console import Console
 
     import kerasdl
     from kerasdl.data.labelled import Labelled
@@ -191,8 +190,7 @@ def fit_recipe(rows, labels, seed, **encoder):
     recipe = tabular.recipe("", COLUMNS[-1], seed=seed)
     recipe = replace(recipe, encoder=encoder)
     data = Labelled("fold", columns(rows), labels, ("benign", "malignant"))
-    console = Console(quiet=True)
-    predictor = fit(recipe, kerasdl.mlp, data, console=console).predictor
+    predictor = fit(recipe, kerasdl.mlp, data).predictor
     return lambda rows: predictor.answers(columns(rows))[:, 1]
 
 

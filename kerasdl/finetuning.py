@@ -1,26 +1,25 @@
 """Fine-tune a pretrained model: first its head on cached features, then the rest."""
 
-import csv
 import itertools
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 import keras
 import numpy as np
-from rich.console import Console
 
 from kerasdl import backend
 from kerasdl.augment import augmented
-from kerasdl.callbacks import ProgressDisplay, StopOnSignal
+from kerasdl.callbacks import ProgressDisplay, write_history
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.errors import InputError
 from kerasdl.fit import Fitted, class_weights
 from kerasdl.heads import Encoded, fit_head
 from kerasdl.optimizers import make_optimizer
+from kerasdl.phases import History, Phase, Phases
 from kerasdl.predict import FEWEST_FOR_CONFIDENCE, Classifier
 from kerasdl.pretrained import HEAD, Pretrained, open_pretrained
 from kerasdl.recipe import Recipe
+from kerasdl.runs import HISTORY_FILE
 from kerasdl.schedules import learning_rate_schedule
 from kerasdl.tasks import compile_classifier
 
@@ -50,9 +49,7 @@ def fit_pretrained(
     unlabelled=(),
     *,
     validation: Labelled | None = None,
-    console: Console,
-    stop: StopOnSignal | None = None,
-    folder: Path | None = None,
+    phases: Phases | None = None,
 ) -> Fitted:
     """Fine-tune a recipe's pretrained model on labelled images.
 
@@ -73,9 +70,7 @@ def fit_pretrained(
         data: Training images.
         unlabelled: None: a pretrained model does not learn from them.
         validation: Images to validate on; a stratified part of `data` if omitted.
-        console: Where progress is printed.
-        stop: Ends the training early when a signal comes.
-        folder: Where the history goes; `None` writes nothing.
+        phases: Where the trainings are saved, and what ends them; by default nothing.
 
     Returns:
         The trained model.
@@ -84,6 +79,7 @@ def fit_pretrained(
         InputError: If the pretrained model cannot be read, or there are unlabelled
             images.
     """
+    phases = phases or Phases()
     if unlabelled:
         raise InputError("a pretrained model does not learn from unlabelled images")
     kept = data
@@ -96,14 +92,15 @@ def fit_pretrained(
     answers = Classifier(model, encoder, data.label_names, tta=recipe.tta)
     sets = [Encoded(encoder, encoder.encode(x.examples), x) for x in (kept, validation)]
 
-    head = fit_head(model, recipe, *sets, console=console)
-    is_tuned, epochs = try_backbone(model, recipe, *sets, console=console, stop=stop)
+    head = fit_head(model, recipe, *sets, console=phases.console)
+    is_tuned, epochs = try_backbone(model, recipe, *sets, phases)
     answers.calibrate(validation.examples, validation.labels)
     if not is_tuned:
         head.fit(model, len(data))
     history = {name: head.history[name] + epochs.get(name, []) for name in head.history}
-    if folder:
-        _write_history(folder / "history.csv", history)
+    if phases.folder and phases.in_front:
+        numbered = {"epoch": range(len(history["loss"])), **history}
+        write_history(phases.folder / HISTORY_FILE, numbered)
     arguments = {**pretrained.arguments, "num_classes": classes}
     return Fitted(pretrained.builder, arguments, answers, history)
 
@@ -120,10 +117,8 @@ def try_backbone(
     recipe: Recipe,
     training: Encoded,
     validation: Encoded,
-    *,
-    console: Console,
-    stop: StopOnSignal | None,
-) -> tuple[bool, dict[str, list[float]]]:
+    phases: Phases,
+) -> tuple[bool, History]:
     """Run `fit_backbone` where it can be judged; undo it where it does not help.
 
     Returns:
@@ -133,7 +128,7 @@ def try_backbone(
     if not recipe.epochs:
         return False, {}
     if count < FEWEST_FOR_CONFIDENCE:
-        console.print(
+        phases.console.print(
             f"{count} validation images are too few to choose an epoch by: the "
             "backbone stays frozen",
             highlight=False,
@@ -141,9 +136,7 @@ def try_backbone(
         )
         return False, {}
     weights, losses = model.get_weights(), validation.losses(model)
-    epochs = fit_backbone(
-        model, recipe, training, validation, console=console, stop=stop
-    )
+    epochs = fit_backbone(model, recipe, training, validation, phases)
     if is_better(validation.losses(model), losses):
         return True, epochs
     model.set_weights(weights)
@@ -179,10 +172,8 @@ def fit_backbone(
     recipe: Recipe,
     training: Encoded,
     validation: Encoded,
-    *,
-    console: Console,
-    stop: StopOnSignal | None,
-) -> dict[str, list[float]]:
+    phases: Phases,
+) -> History:
     """Unfreeze a model part by part, from above, and train it; keep the best epoch.
 
     Args:
@@ -190,8 +181,7 @@ def fit_backbone(
         recipe: Epochs in all, batch size, learning rate of the head, and more.
         training: Training images.
         validation: Validation images.
-        console: Where progress is printed.
-        stop: Ends the training early when a signal comes.
+        phases: Where each stage is saved, and what ends it.
 
     Returns:
         Logged quantity to its value after each epoch.
@@ -201,37 +191,64 @@ def fit_backbone(
     batches = [_batches(recipe, x, x is training) for x in (training, validation)]
     best = KeepBest(model)
     progress = ProgressDisplay(
-        console,
+        phases.console,
         epochs=recipe.epochs,
-        steps=batches[0].num_batches,
+        steps=batches[0].batches_per_epoch,
         batch_size=recipe.batch_size,
     )
     history = {}
     for depth, (start, end) in stages(recipe.epochs):
-        if stop and stop.received:
+        if phases.is_stopped:
             break
-        for i, part in enumerate(parts):
-            for variable in part:
-                variable.trainable = i <= depth
-        steps = (end - start) * batches[0].num_batches
+        _unfreeze(parts, depth)
+        steps = (end - start) * batches[0].batches_per_epoch
         trained = _compiled(graph, recipe, parts, steps)
         if recipe.augment != "none":
             trained = augmented(trained, recipe.augment, training.encoder)
-        with progress:
-            ran = trained.fit(
-                batches[0],
-                validation_data=batches[1],
-                initial_epoch=start,
-                epochs=end,
-                verbose=0,
-                callbacks=[best, progress, *([stop] if stop else [])],
-            )
-        for name, values in ran.history.items():
+        phase = phases.phase(f"stage-{depth}")
+        ran = phase.finished(model, [best])
+        if ran is None:
+            with progress:
+                ran = _fit_stage(trained, batches, (start, end), best, progress, phase)
+            phase.finish(model, ran, [best])
+        for name, values in ran.items():
             history.setdefault(name, []).extend(values)
-    for variable in itertools.chain(*parts):
-        variable.trainable = True
+    _unfreeze(parts, PARTS)
     best.restore()
     return history
+
+
+def _unfreeze(parts: list[list[keras.Variable]], depth: int) -> None:
+    """Let the parts down to this depth be trained, and no others."""
+    for i, part in enumerate(parts):
+        for variable in part:
+            variable.trainable = i <= depth
+
+
+def _fit_stage(
+    model: keras.Model,
+    batches: list[BatchSource],
+    epochs: tuple[int, int],
+    best: "KeepBest",
+    progress: ProgressDisplay,
+    phase: Phase,
+) -> History:
+    """Run `model.fit` from one epoch to another, or from where it was before."""
+    start, end = epochs
+    stop = phase.phases.stop
+    callbacks = [best, progress, *([stop] if stop else [])]
+    if checkpoint := phase.checkpoint(callbacks, batches[0]):
+        callbacks.append(checkpoint)
+        start = max(start, checkpoint.initial_epoch)
+    ran = model.fit(
+        batches[0],
+        validation_data=batches[1],
+        initial_epoch=start,
+        epochs=end,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    return ran.history
 
 
 def parts_from_above(model: keras.Model) -> list[list[keras.Variable]]:
@@ -297,6 +314,14 @@ class KeepBest(keras.callbacks.Callback):
         self.loss = np.inf
         self.weights = kept.get_weights()
 
+    def state_dict(self) -> dict:
+        """Return the best loss and weights."""
+        return {"loss": float(self.loss), "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` has returned."""
+        self.loss, self.weights = state["loss"], state["weights"]
+
     def on_epoch_end(self, epoch, logs=None):  # noqa: ARG002 - Keras's
         """Remember the weights if they are the best so far."""
         if logs["val_loss"] < self.loss:
@@ -325,11 +350,3 @@ def _batches(recipe: Recipe, images: Encoded, is_training: bool) -> BatchSource:
         batch_size=recipe.batch_size,
         seed=recipe.seed,
     )
-
-
-def _write_history(path: Path, history: Mapping[str, list[float]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *history])
-        for epoch, row in enumerate(zip(*history.values(), strict=True)):
-            writer.writerow([epoch, *row])

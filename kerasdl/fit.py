@@ -4,21 +4,20 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
-from rich.console import Console
 
 from kerasdl import backend
 from kerasdl.augment import augmented
-from kerasdl.callbacks import ProgressDisplay, StopOnSignal, standard_callbacks
+from kerasdl.callbacks import ProgressDisplay, standard_callbacks
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.data.vectors import word_vectors
 from kerasdl.layers import Blend, NgramBag
 from kerasdl.optimizers import make_optimizer
+from kerasdl.phases import History, Phase, Phases
 from kerasdl.predict import Classifier, Predictor, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
@@ -51,9 +50,7 @@ def fit(
     unlabelled: Sequence = (),
     *,
     validation: Labelled | None = None,
-    console: Console,
-    stop: StopOnSignal | None = None,
-    folder: Path | None = None,
+    phases: Phases | None = None,
 ) -> Fitted:
     """Train a recipe's model on labelled examples.
 
@@ -69,36 +66,41 @@ def fit(
         data: Training examples.
         unlabelled: More examples of the same kind.
         validation: Examples to validate on; a stratified part of `data` if omitted.
-        console: Where progress is printed.
-        stop: Ends the training early when a signal comes.
-        folder: Where the history and the best checkpoint go; `None` writes nothing.
+        phases: Where the trainings are saved, and what ends them; by default nothing.
 
     Returns:
         The trained model.
     """
+    phases = phases or Phases()
     kept = data
     if validation is None:
         kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
     encoder, inputs = ENCODERS[recipe.kind].fit_encode(kept.examples, **recipe.encoder)
-    options = {"console": console, "stop": stop, "folder": folder}
 
-    def fit_once(inputs, labels, teacher=None):
+    def fit_once(phase, inputs, labels, teacher=None):
         data = kept, validation
         return _fit_once(
-            recipe, builder, encoder, inputs, labels, data, teacher=teacher, **options
+            recipe,
+            builder,
+            encoder,
+            inputs,
+            labels,
+            data,
+            teacher=teacher,
+            phase=phases.phase(phase),
         )
 
-    fitted = fit_once(inputs, kept.labels)
+    fitted = fit_once("teacher" if unlabelled else "training", inputs, kept.labels)
     if not unlabelled:
         return fitted
     inputs = encoder.encode([*kept.examples, *unlabelled])
     known = np.eye(len(data.label_names))[kept.labels]
-    for _ in range(ROUNDS):
-        if stop and stop.received:
+    for number in range(1, ROUNDS + 1):
+        if phases.is_stopped:
             break
         guessed = fitted.predictor.answers(unlabelled)
         labels = np.concatenate([known, guessed])
-        fitted = fit_once(inputs, labels, teacher=fitted.predictor.model)
+        fitted = fit_once(f"student-{number}", inputs, labels, fitted.predictor.model)
     return fitted
 
 
@@ -111,9 +113,7 @@ def _fit_once(
     data: tuple[Labelled, Labelled],
     *,
     teacher: keras.Model | None,
-    console: Console,
-    stop: StopOnSignal | None,
-    folder: Path | None,
+    phase: Phase,
 ) -> Fitted:
     """Train one model on encoded examples; calibrate it on the second of `data`."""
     backend.set_seed(recipe.seed)
@@ -156,15 +156,10 @@ def _fit_once(
             _with_targets(source, len(kept.label_names))
             for source in (training, validating)
         )
-    history = _run_epochs(
-        trained,
-        recipe,
-        training,
-        validating,
-        console=console,
-        extra=[stop] if stop else [],
-        folder=folder,
-    )
+    history = phase.finished(model)
+    if history is None:
+        history = _run_epochs(trained, recipe, training, validating, phase)
+        phase.finish(model, history)
     adapt_blend(answers, validation)
     answers.calibrate(validation.examples, validation.labels)
     return Fitted(builder.__name__, arguments, answers, history)
@@ -295,34 +290,31 @@ def _run_epochs(
     recipe: Recipe,
     training: BatchSource,
     validation: BatchSource,
-    *,
-    console: Console,
-    extra: list[keras.callbacks.Callback],
-    folder: Path | None,
-) -> dict[str, list[float]]:
-    """Run `model.fit` and return its history."""
+    phase: Phase,
+) -> History:
+    """Run `model.fit`, from where it was before if it was, and return its history."""
     progress = ProgressDisplay(
-        console,
+        phase.phases.console,
         epochs=recipe.epochs,
-        steps=training.num_batches,
+        steps=training.batches_per_epoch,
         batch_size=recipe.batch_size,
     )
+    stop, swap = phase.phases.stop, keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    callbacks = [
+        *([swap] if recipe.ema else []),
+        *standard_callbacks(phase.folder, patience=recipe.patience),
+        progress,
+        *([stop] if stop else []),
+    ]
+    checkpoint = phase.checkpoint(callbacks, training)
     with progress, _named_failure(training, validation):
         history = model.fit(
             training,
             validation_data=validation,
+            initial_epoch=checkpoint.initial_epoch if checkpoint else 0,
             epochs=recipe.epochs,
             verbose=0,
-            callbacks=[
-                *(
-                    [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
-                    if recipe.ema
-                    else []
-                ),
-                *standard_callbacks(folder, patience=recipe.patience),
-                progress,
-                *extra,
-            ],
+            callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
         )
     return history.history
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING
 
 from kerasdl.errors import InputError
@@ -110,3 +111,26 @@ class Recipe:
     def to_json(self) -> dict:
         """Return the recipe with its builder by name."""
         return {**asdict(self), "build": self.name}
+
+    @classmethod
+    def from_json(cls, fields: Mapping) -> "Recipe":
+        """Return the recipe that `to_json` has returned, its builder by name.
+
+        Raises:
+            InputError: If a field is unknown.
+        """
+        known = {field.name for field in dataclass_fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise InputError(
+                f"the recipe has a field {unknown[0]!r} that this version does not know"
+            )
+        return cls(**{name: _with_tuples(value) for name, value in fields.items()})
+
+
+def _with_tuples(value):
+    """Return a value from JSON with tuples, as recipes are written, for lists."""
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, value))
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return value

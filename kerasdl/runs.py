@@ -9,13 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kerasdl._version import __version__
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
+from kerasdl.lock import LOCK_FILE, check_unlocked, locked
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
-CHECKPOINT_FILE = "checkpoints/best.safetensors"
+CHECKPOINT_FOLDER = "checkpoints"
+CHECKPOINT_FILE = f"{CHECKPOINT_FOLDER}/best.safetensors"
+# There as long as a run is unfinished.
+STATE_FILE = f"{CHECKPOINT_FOLDER}/run.json"
+# What an earlier run is moved into while another takes its place.
+FORMER = ".former-"
+# As long as any name below the folder of a run.
+LONGEST_NAME = f"{CHECKPOINT_FOLDER}/{'x' * 40}/{'x' * 40}/arrays.safetensors"
 
 
 def default_folder(app: str) -> Path:
@@ -27,18 +36,23 @@ def default_folder(app: str) -> Path:
     return folder
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
+def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Refuse a folder that a run cannot be written to; change nothing.
 
     Raises:
-        InputError: If it is taken, is no folder, or may not be written.
+        InputError: If it is taken, is no folder, or may not be written; to resume, if
+            it holds no unfinished run.
     """
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; choose another --out")
-        if folder.is_dir() and any(folder.iterdir()):
+        if resume:
+            _check_unfinished(folder)
+        elif folder.is_dir() and any(path for path in content(folder)):
             _check_run(folder, overwrite=overwrite)
         parent = next(path for path in (folder, *folder.parents) if path.exists())
+        (folder / LONGEST_NAME).exists()
+        check_unlocked(folder)
     except OSError as error:  # not to be read, or a name that is too long
         raise InputError(
             f"{folder} cannot be used ({error.strerror}); choose another --out"
@@ -47,59 +61,87 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise InputError(f"{parent} is not writable; choose another --out")
 
 
+def _check_unfinished(folder: Path) -> None:
+    if not (folder / RECIPE_FILE).is_file():
+        raise InputError(f"{folder} holds no run of kerasdl; give --resume its folder")
+    if not is_unfinished(folder):
+        raise InputError(
+            f"the run in {folder} is finished: there is nothing to resume; train anew"
+            " with another --out"
+        )
+
+
 def _check_run(folder: Path, *, overwrite: bool) -> None:
     if not (folder / RECIPE_FILE).is_file():
         raise InputError(
             f"{folder} holds files that are no run of kerasdl; choose another --out"
         )
-    if not overwrite:
+    if overwrite:
+        return
+    if is_unfinished(folder):
         raise InputError(
-            f"{folder} already holds a run; add --overwrite to replace it, or choose"
-            " another --out"
+            f"{folder} holds an unfinished run; continue it with --resume {folder}, or"
+            " add --overwrite to replace it"
         )
+    raise InputError(
+        f"{folder} already holds a run; add --overwrite to replace it, or choose"
+        " another --out"
+    )
+
+
+def content(folder: Path) -> list[Path]:
+    """Return what lies in a folder, its lock apart."""
+    return [path for path in folder.iterdir() if path.name != LOCK_FILE]
 
 
 @contextmanager
-def claimed_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Lend the folder of a run, empty; a block that fails leaves it as it was.
+def claimed_folder(
+    folder: Path, *, overwrite: bool, resume: bool = False
+) -> Iterator[Path]:
+    """Lend the folder of a run, locked and empty, or as it is to resume the run.
 
     An earlier run waits inside, hidden, until the block has succeeded. A block that
-    fails after it has written a checkpoint keeps what it wrote: the best so far.
+    fails leaves the folder as it was; but after it has saved something, that stays.
 
     Raises:
         InputError: As `check_folder`.
     """
-    check_folder(folder, overwrite=overwrite)
+    check_folder(folder, overwrite=overwrite, resume=resume)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {folder}: {error.strerror}") from error
-    former = _set_aside(folder)
-    try:
-        yield folder
-    except BaseException:
-        if not (folder / CHECKPOINT_FILE).exists():
-            _put_back(folder, former)
-            for path in made:
-                path.rmdir()
-        raise
-    finally:
-        shutil.rmtree(former, ignore_errors=True)
+    is_given_back = False
+    with locked(folder):
+        former = folder / f"{FORMER}{secrets.token_hex(4)}"
+        if not resume:
+            _set_aside(folder, former)
+        try:
+            yield folder
+        except BaseException:
+            is_given_back = not resume and not is_saved(folder)
+            if is_given_back:
+                _put_back(folder, former)
+            raise
+        finally:
+            shutil.rmtree(former, ignore_errors=True)
+            if is_given_back:
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
 
 
-def _set_aside(folder: Path) -> Path:
+def _set_aside(folder: Path, former: Path) -> None:
     """Move what a folder holds into a hidden one in it: that needs no space."""
-    former = folder / f".former-{secrets.token_hex(4)}"
-    if content := list(folder.iterdir()):
+    if found := content(folder):
         former.mkdir()
-        for path in content:
+        for path in found:
             path.rename(former / path.name)
-    return former
 
 
 def _put_back(folder: Path, former: Path) -> None:
-    for path in folder.iterdir():
+    for path in content(folder):
         if path == former:
             continue
         if path.is_dir():
@@ -108,6 +150,100 @@ def _put_back(folder: Path, former: Path) -> None:
             path.unlink()
     for path in former.iterdir() if former.exists() else ():
         path.rename(folder / path.name)
+
+
+def is_saved(folder: Path) -> bool:
+    """Say whether a training in the folder has saved anything."""
+    saved = (folder / CHECKPOINT_FOLDER).glob("*/*/manifest.json")
+    return (folder / CHECKPOINT_FILE).exists() or any(saved)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Say whether the folder holds a run that can be resumed."""
+    return (folder / STATE_FILE).is_file()
+
+
+def begin(folder: Path, recipe: dict, data: dict) -> str:
+    """Write down what a run is made from; it is unfinished from now on.
+
+    Args:
+        folder: Empty folder of the run.
+        recipe: The recipe as JSON.
+        data: Fingerprint of each part of the data.
+
+    Returns:
+        Identity of the run.
+    """
+    run = secrets.token_hex(8)
+    write_json(folder / RECIPE_FILE, recipe)
+    (folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
+    write_json(folder / STATE_FILE, {"run": run, "data": data, "version": __version__})
+    return run
+
+
+def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
+    """Compare what a run was made from with what it shall go on with.
+
+    Args:
+        folder: Folder of an unfinished run.
+        recipe: The recipe as JSON.
+        data: Fingerprint of each part of the data.
+        force: Accept differences, and write them down.
+
+    Returns:
+        Identity of the run.
+
+    Raises:
+        InputError: If something differs, naming it.
+    """
+    state, before = read_json(folder / STATE_FILE), read_json(folder / RECIPE_FILE)
+    recipe = json.loads(json.dumps(recipe))
+    changes = differences(before, recipe) + [
+        f"the {part} data" for part in data if data[part] != state["data"].get(part)
+    ]
+    if changes and not force:
+        raise InputError(
+            f"the run in {folder} was begun with other settings: {'; '.join(changes)}; "
+            "leave them as they were, or add --force-resume"
+        )
+    if changes:
+        write_json(folder / RECIPE_FILE, recipe)
+        write_json(folder / STATE_FILE, {**state, "data": data})
+    for path in folder.glob(f"{FORMER}*"):  # of a run that was killed
+        shutil.rmtree(path, ignore_errors=True)
+    return state["run"]
+
+
+def end(folder: Path) -> None:
+    """Mark a run as finished, and delete what only its resumption needs."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    for path in (folder / CHECKPOINT_FOLDER).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def differences(before: dict, after: dict) -> list[str]:
+    """Say where two recipes differ, each in a few words."""
+    return [
+        f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+
+
+def read_json(path: Path) -> dict:
+    """Return the JSON object in a file of a run.
+
+    Raises:
+        InputError: If there is none.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); train anew") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} holds no JSON object; train anew")
+    return fields
 
 
 def write_json(path: Path, content: dict) -> None:

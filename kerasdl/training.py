@@ -1,7 +1,8 @@
 """Train a recipe: from data to a run folder with a calibrated, checksummed bundle."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +31,17 @@ from kerasdl.doctor import fast_check
 from kerasdl.errors import InputError
 from kerasdl.finetuning import finetuning, fit_pretrained
 from kerasdl.fit import Fitted, fit
+from kerasdl.phases import Phases
 from kerasdl.recipe import Recipe
 from kerasdl.results import Run, write_results
 from kerasdl.runs import (
-    RECIPE_FILE,
+    begin,
     check_folder,
     claimed_folder,
     default_folder,
-    write_json,
+    end,
+    go_on,
+    is_saved,
 )
 
 # What reads each kind of data.
@@ -54,6 +58,10 @@ def train(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    force_resume: bool = False,
+    every_minutes: float = 5.0,
+    every_steps: int | None = None,
     console: Console | None = None,
 ) -> Run:
     """Train a model and write its run folder.
@@ -63,10 +71,18 @@ def train(
     the training after the current batch; the best weights so far are kept, measured and
     written. An earlier run in the folder stays until the new one is complete.
 
+    The state of the training is saved as it goes. A run that was stopped, killed or cut
+    short by an error is continued by `resume`, bit for bit on a CPU.
+
     Args:
         recipe: What to train, on what, and how.
         out: Folder to write, `runs/<builder>-<time>` by default.
         overwrite: Replace an earlier run in `out`.
+        resume: Continue the unfinished run in `out`, begun with the same recipe.
+        force_resume: Continue it even where recipe or data are not the same.
+        every_minutes: Save at least so often; at the end of an epoch, too, where that
+            costs less than 3 % of the time.
+        every_steps: Save after so many steps, whatever it costs.
         console: Where progress is printed, standard error by default.
 
     Returns:
@@ -78,25 +94,44 @@ def train(
     """
     start = time.perf_counter()
     console = console or Console(stderr=True)
-    fit_model = _fitter(recipe, console)
+    resume = resume or force_resume
+    fit_model = _fitter(recipe)
+    if resume and out is None:
+        raise InputError("resume needs the folder of the run; give it as out")
     folder = Path(out) if out else default_folder(recipe.name)
-    check_folder(folder, overwrite=overwrite)
+    check_folder(folder, overwrite=overwrite, resume=resume)
     parts = _read(recipe, console)
+    facts = {"recipe": recipe.to_json(), "data": parts.fingerprints}
 
-    with claimed_folder(folder, overwrite=overwrite), StopOnSignal() as stop:
-        write_json(folder / RECIPE_FILE, recipe.to_json())
+    with (
+        claimed_folder(folder, overwrite=overwrite, resume=resume),
+        StopOnSignal() as stop,
+        _hint(folder, console),
+    ):
+        if resume:
+            run_id = go_on(folder, *facts.values(), force=force_resume)
+        else:
+            run_id = begin(folder, *facts.values())
+        phases = Phases(
+            folder,
+            console,
+            stop,
+            run_id,
+            facts=facts,
+            saving={"every_minutes": every_minutes, "every_steps": every_steps},
+        )
         fitted = fit_model(
             parts.training,
             parts.unlabelled,
             validation=parts.validation,
-            stop=stop,
-            folder=folder,
+            phases=phases,
         )
-        if stop.received:
+        interrupted = stop.received
+        if interrupted:
             console.print("Interrupted: measuring and writing the best model so far.")
         test = parts.test or parts.training
         if parts.folds:
-            answers = _cross_validate(fit_model, parts.training, parts.folds)
+            answers = _cross_validate(fit_model, parts.training, parts.folds, phases)
         else:
             answers = fitted.predictor.answers(test.examples)
         metrics = {
@@ -106,10 +141,29 @@ def train(
             "seconds": round(time.perf_counter() - start, 1),
         }
         run = Run(
-            folder, recipe, metrics, fitted.history, fitted.predictor, stop.received
+            folder, recipe, metrics, fitted.history, fitted.predictor, interrupted
         )
         write_results(run, fitted, parts.training, test, answers)
+        if interrupted:
+            console.print(f"Continue it with --resume {folder}", soft_wrap=True)
+        else:
+            end(folder)
     return replace(run, interrupted=stop.received)
+
+
+@contextmanager
+def _hint(folder: Path, console: Console) -> Iterator[None]:
+    """Say how a run goes on that an error has cut short."""
+    try:
+        yield
+    except Exception as error:
+        if is_saved(folder) and not isinstance(error, InputError):
+            console.print(
+                f"The run can be continued: --resume {folder}",
+                markup=False,
+                soft_wrap=True,
+            )
+        raise
 
 
 def finetune(
@@ -153,6 +207,19 @@ class _Parts:
     unlabelled: Sequence
     measured_on: str
     folds: Sequence[np.ndarray] = ()
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Name of each part to what tells its content from any other."""
+        parts = {
+            "training": self.training,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        if self.unlabelled:
+            nothing = np.zeros(len(self.unlabelled), np.int64)
+            parts["unlabelled"] = Labelled("", self.unlabelled, nothing, ("",))
+        return {name: part.fingerprint for name, part in parts.items() if part}
 
 
 def _read(recipe: Recipe, console: Console) -> _Parts:
@@ -208,11 +275,11 @@ def _doubts(splits: Splits) -> list[str]:
     return fast_check(files, root=images.root or "").lines()
 
 
-def _fitter(recipe: Recipe, console: Console) -> Callable[..., Fitted]:
+def _fitter(recipe: Recipe) -> Callable[..., Fitted]:
     """Return what fits a model to examples as the recipe says."""
     if recipe.pretrained:
-        return partial(fit_pretrained, recipe, console=console)
-    return partial(fit, recipe, _resolve(recipe.build), console=console)
+        return partial(fit_pretrained, recipe)
+    return partial(fit, recipe, _resolve(recipe.build))
 
 
 def _resolve(build: str | Callable[..., keras.Model]) -> Callable[..., keras.Model]:
@@ -242,15 +309,17 @@ def _rows_by_class(texts: Labelled) -> list[np.ndarray]:
 
 
 def _cross_validate(
-    fit_model: Callable[..., Fitted], data: Labelled, folds: Sequence[np.ndarray]
+    fit_model: Callable[..., Fitted],
+    data: Labelled,
+    folds: Sequence[np.ndarray],
+    phases: Phases,
 ) -> np.ndarray:
     """Answer every example by a model that has not seen it."""
     answers = [None] * len(data)
-    for held in folds:
-        kept = np.setdiff1d(np.arange(len(data)), held)
-        found = fit_model(data.subset(kept)).predictor.answers(
-            data.subset(held).examples
-        )
+    for number, held in enumerate(folds, start=1):
+        kept = data.subset(np.setdiff1d(np.arange(len(data)), held))
+        fitted = fit_model(kept, phases=phases.aside(f"fold-{number}"))
+        found = fitted.predictor.answers(data.subset(held).examples)
         for row, answer in zip(held, found, strict=True):
             answers[row] = answer
     return np.array(answers)

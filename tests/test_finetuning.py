@@ -21,6 +21,7 @@ from kerasdl.finetuning import fit_backbone, fit_pretrained
 from kerasdl.heads import Encoded, fit_head
 from kerasdl.logistic import STRENGTHS, best_strength, log_losses, regress
 from kerasdl.models.pretrained import keras_hub
+from kerasdl.phases import Phases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 QUIET = Console(quiet=True)
@@ -104,8 +105,7 @@ def test_lower_parts_stay_frozen_and_all_statistics_stay(source):
     before = values(model)
     parts = finetuning.parts_from_above(model)
     recipe = plain(source, learning_rate=0.01)
-    options = {"console": QUIET, "stop": None}
-    history = fit_backbone(model, recipe, training, validation, **options)
+    history = fit_backbone(model, recipe, training, validation, Phases())
     assert len(history["val_loss"]) == 1
     assert [weight.path for weight in parts[0]] == ["logits/kernel", "logits/bias"]
     upper = {weight.path for part in parts[:2] for weight in part}
@@ -123,8 +123,7 @@ def test_in_the_end_all_parts_learn(cnn):
     model, training, validation = prepared(cnn)
     before = values(model)
     recipe = plain(cnn, epochs=3, learning_rate=0.01)
-    options = {"console": QUIET, "stop": None}
-    history = fit_backbone(model, recipe, training, validation, **options)
+    history = fit_backbone(model, recipe, training, validation, Phases())
     assert len(history["val_loss"]) == 3
     moved = {p for p, x in values(model).items() if not np.array_equal(x, before[p])}
     assert moved == {variable.path for variable in model.trainable_variables}
@@ -134,7 +133,7 @@ def test_what_is_no_better_than_the_head_is_not_kept(cnn, monkeypatch):
     monkeypatch.setattr(finetuning, "PARTS", 1)
     data, validation = made_up(24), made_up(60, seed=1)
     recipe = plain(cnn, epochs=2, learning_rate=10.0)
-    fitted = fit_pretrained(recipe, data, validation=validation, console=QUIET)
+    fitted = fit_pretrained(recipe, data, validation=validation)
     found = values(fitted.predictor.model)
     before = values(prepared(cnn)[0])
     for path, value in found.items():
@@ -144,7 +143,7 @@ def test_what_is_no_better_than_the_head_is_not_kept(cnn, monkeypatch):
 
 def test_few_images_give_a_head_that_has_seen_them_all_in_the_end(cnn):
     data = made_up(40)
-    predictor = fit_pretrained(plain(cnn), data, console=QUIET).predictor
+    predictor = fit_pretrained(plain(cnn), data).predictor
     kept, validation = hold_out(data, 0.1, seed=0)
     order = [*kept.examples, *validation.examples]
     features = keras.Model(
@@ -172,8 +171,7 @@ def test_the_best_epoch_is_kept(cnn, monkeypatch):
     monkeypatch.setattr(finetuning, "PARTS", 1)
     model, training, validation = prepared(cnn)
     recipe = plain(cnn, epochs=3, learning_rate=0.02)
-    options = {"console": QUIET, "stop": None}
-    history = fit_backbone(model, recipe, training, validation, **options)
+    history = fit_backbone(model, recipe, training, validation, Phases())
     loss = validation.losses(model).mean()
     assert loss == pytest.approx(min(history["val_loss"]), rel=1e-3)
 
@@ -187,8 +185,9 @@ def test_a_fine_tuned_bundle_answers_the_same(source, augment, tmp_path):
     recipe = plain(source, augment=augment)
     data = made_up(60)
     validation = made_up(60, seed=1)
+    (tmp_path / "checkpoints").mkdir()
     fitted = fit_pretrained(
-        recipe, data, validation=validation, console=QUIET, folder=tmp_path
+        recipe, data, validation=validation, phases=Phases(tmp_path)
     )
     test = made_up(30, seed=2)
     answers = fitted.predictor.answers(test.examples)
@@ -223,14 +222,14 @@ def test_the_head_sees_mirror_images_where_the_recipe_augments(cnn):
 
 def test_images_of_another_size(cnn):
     recipe = plain(cnn, encoder={"image_size": 24})
-    fitted = fit_pretrained(recipe, made_up(30), console=QUIET)
+    fitted = fit_pretrained(recipe, made_up(30))
     assert fitted.predictor.model.input_shape == (None, 24, 24, 3)
     assert fitted.arguments["input_shape"] == [24, 24, 3]
 
 
 def test_unlabelled_images_are_refused(cnn):
     with pytest.raises(InputError, match="unlabelled"):
-        fit_pretrained(plain(cnn), made_up(9), [1], console=QUIET)
+        fit_pretrained(plain(cnn), made_up(9), [1])
 
 
 # The parts.

@@ -16,6 +16,7 @@ from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled
 from kerasdl.errors import InputError
 from kerasdl.fit import class_weights, fit
+from kerasdl.phases import Phases
 from kerasdl.predict import Classifier
 from kerasdl.recipe import Recipe
 from kerasdl_apps import images, images_commands
@@ -193,7 +194,7 @@ def fitted(console, **changes):
         learning_rate=0.01,
         **changes,
     )
-    return fit(recipe, kerasdl.cnn, pictures(), console=console)
+    return fit(recipe, kerasdl.cnn, pictures(), phases=Phases(console=console))
 
 
 @pytest.fixture

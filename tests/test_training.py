@@ -7,7 +7,6 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from rich.console import Console
 
 import kerasdl
 from kerasdl import training
@@ -182,7 +181,7 @@ def test_a_limit_keeps_shares_and_rare_classes():
 def test_calibration_improves_or_keeps_the_log_loss_on_validation(build):
     recipe = replace({"text_cnn": CNN}.get(build, NGRAM), epochs=3)
     texts = make_texts(200, noise=0.2)
-    fitted = fit(recipe, kerasdl.BUILDERS[build], texts, console=Console(quiet=True))
+    fitted = fit(recipe, kerasdl.BUILDERS[build], texts)
     _, validation = hold_out(texts, recipe.validation_fraction, seed=recipe.seed)
     predictor, rows = fitted.predictor, np.arange(len(validation))
 
@@ -204,10 +203,9 @@ def test_unlabelled_texts_teach_the_deep_branch_and_leave_the_bag():
         learning_rate=0.02,
     )
     texts, more = make_texts(80), make_texts(160, seed=1).examples
-    options = {"console": Console(quiet=True)}
     builder = kerasdl.BUILDERS["sentiment"]
-    alone = fit(recipe, builder, texts, **options).predictor
-    taught = fit(recipe, builder, texts, more, **options).predictor
+    alone = fit(recipe, builder, texts).predictor
+    taught = fit(recipe, builder, texts, more).predictor
     before, after = weights(alone.model), weights(taught.model)
     for path, value in before.items():
         if path.startswith("bag/"):
@@ -222,9 +220,8 @@ def test_unlabelled_texts_teach_the_deep_branch_and_leave_the_bag():
 def test_a_bag_alone_learns_from_unlabelled_texts():
     texts, more = make_texts(80), make_texts(160, seed=1).examples
     builder = kerasdl.BUILDERS["ngram_classifier"]
-    options = {"console": Console(quiet=True)}
     alone, taught = (
-        weights(fit(NGRAM, builder, texts, extra, **options).predictor.model)
+        weights(fit(NGRAM, builder, texts, extra).predictor.model)
         for extra in ((), more)
     )
     assert not np.array_equal(taught["bag/ratio"], alone["bag/ratio"])
@@ -236,7 +233,6 @@ def test_the_best_epoch_is_kept():
         recipe,
         kerasdl.BUILDERS["text_cnn"],
         make_texts(80, noise=0.3),
-        console=Console(quiet=True),
     )
     _, validation = hold_out(make_texts(80, noise=0.3), 0.1, seed=0)
     predictor = fitted.predictor

@@ -7,7 +7,7 @@ import keras
 from kerasdl.callbacks.best import BestCheckpoint
 from kerasdl.callbacks.checkpoint import Checkpoint
 from kerasdl.callbacks.early_stopping import EarlyStopping
-from kerasdl.callbacks.history import EpochFacts, HistoryFile
+from kerasdl.callbacks.history import EpochFacts, HistoryFile, write_history
 from kerasdl.callbacks.progress import ProgressDisplay
 from kerasdl.callbacks.signals import StopOnSignal
 from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE
@@ -21,6 +21,7 @@ __all__ = [
     "ProgressDisplay",
     "StopOnSignal",
     "standard_callbacks",
+    "write_history",
 ]
 
 

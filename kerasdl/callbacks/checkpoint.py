@@ -169,6 +169,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved_step = state["step"]
         self._steps_before = state["step"] - state["batch"]
         self._say(f"resuming after {_place(*position)} ({state['step']} steps)")
+        if state["backend"] != keras.backend.backend():
+            self._say(
+                f"it was saved on {state['backend']}: from here on, numbers may differ "
+                "in their last digits"
+            )
 
     def _build(self, model, state: dict) -> None:
         """Make the variables that the first step would make."""
@@ -267,6 +272,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._own_stop and (number := self._stop.received) is not None:
             self._writer.flush()
             self._stop.release()
+            self._stop.received = None
             signal.raise_signal(number)
 
     def _save(self, *, wait: bool, stopped: bool = False, score=None) -> None:

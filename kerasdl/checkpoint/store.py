@@ -80,9 +80,25 @@ class Store:
         return newest
 
     def final(self) -> Saved | None:
-        """Return the state at the end of the training, `None` before it."""
+        """Return the state at the end of the training, `None` before it.
+
+        Raises:
+            InputError: If it is damaged.
+        """
         path = self.folder / FINAL
-        return self._read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            saved = self._read(path)
+        except (InputError, OSError) as error:
+            reason = str(error).partition(";")[0]
+            raise InputError(
+                f"the end of a training is damaged ({reason}); move {path} away to "
+                "train it again"
+            ) from None
+        self._clear_leftovers()
+        self._prune(FINAL)
+        return saved
 
     def write(self, name: str, saved: Saved, *, score: float | None = None) -> None:
         """Write a checkpoint, then delete what is no longer needed.

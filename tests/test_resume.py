@@ -1,0 +1,193 @@
+"""Runs that were cut short: what `train` goes on with, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from resuming import Killed
+from test_training import CNN, NGRAM, make_texts, weights, write_tsv
+
+import kerasdl
+from kerasdl import runs
+from kerasdl.callbacks import Checkpoint
+from kerasdl.errors import InputError
+from kerasdl.fit import fit
+from kerasdl.lock import LOCK_FILE, locked
+from kerasdl.phases import Phases
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """Return a function that lets the n-th step from now on be the last."""
+    original = Checkpoint.on_train_batch_end
+
+    def kill(step):
+        left = [step]
+
+        def on_train_batch_end(self, batch, logs=None):
+            original(self, batch, logs)
+            left[0] -= 1
+            if left[0] == 0:
+                self._writer.flush()
+                raise Killed
+
+        monkeypatch.setattr(Checkpoint, "on_train_batch_end", on_train_batch_end)
+
+    return kill
+
+
+@pytest.fixture
+def few(tmp_path):
+    """So few texts that the metrics are cross-validated: six trainings."""
+    data = write_tsv(tmp_path / "few.tsv", make_texts(40, noise=0.2))
+    return replace(NGRAM, data=data, batch_size=8)
+
+
+def left(folder) -> dict:
+    """Return all that a run leaves, times apart."""
+    rows = (folder / "history.csv").read_text().splitlines()
+    place = rows[0].split(",").index("seconds")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {
+        "weights": (folder / "bundle" / "weights.safetensors").read_bytes(),
+        "metrics": {**metrics, "seconds": 0},
+        "file": [row.split(",")[:place] for row in rows],
+        "best": (folder / runs.CHECKPOINT_FILE).read_bytes(),
+        "names": sorted(path.name for path in folder.rglob("*")),
+    }
+
+
+def test_a_killed_run_goes_on_in_the_phase_it_was_in(few, kill, run_cli, tmp_path):
+    kerasdl.train(few, out=tmp_path / "a")
+    out = tmp_path / "run"
+    # 36 texts are 5 steps an epoch; the sixth training ends after about 54 steps.
+    resume = False
+    for steps in (7, 10, 17):  # in the main training, in its end, in some fold
+        kill(steps)
+        with pytest.raises(Killed):
+            kerasdl.train(few, out=out, resume=resume, every_steps=1)
+        resume = True
+    kill(-1)
+    code, printed, err = run_cli(
+        *("sentiment", "train", "--resume", out, "--epochs", 2, "--json")
+    )
+    assert code == 0, err
+    assert "resuming after" in err
+    assert json.loads(printed)["run"] == str(out)
+    assert left(out) == left(tmp_path / "a")
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [
+        "best.safetensors"
+    ]
+
+
+def test_a_teacher_that_is_done_is_not_trained_again(kill, tmp_path):
+    texts, more = make_texts(40), make_texts(40, seed=1).examples
+    recipe = replace(NGRAM, batch_size=16)
+    builder = kerasdl.BUILDERS["ngram_classifier"]
+
+    def train(folder):
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        phases = Phases(folder, saving={"every_steps": 1})
+        return fit(recipe, builder, texts, more, phases=phases)
+
+    expected = train(tmp_path / "a")
+    kill(14)  # 36 and 76 texts: two epochs of 3 steps, then two of 5, twice
+    with pytest.raises(Killed):
+        train(tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "b" / "checkpoints").iterdir())
+    assert names == ["best.safetensors", "student-1", "teacher"]
+    kill(12)  # what is left: 2 steps of the first student, and 10 of the second
+    with pytest.raises(Killed):
+        train(tmp_path / "b")
+    kill(-1)
+    found = train(tmp_path / "b")
+    for path, value in weights(found.predictor.model).items():
+        assert (value == weights(expected.predictor.model)[path]).all()
+    assert found.history["loss"] == expected.history["loss"]
+
+
+def test_a_run_that_is_not_as_it_was_is_refused(few, kill, tmp_path):
+    out = tmp_path / "run"
+    kill(6)
+    with pytest.raises(Killed):
+        kerasdl.train(few, out=out, every_steps=1)
+    kill(-1)
+    with pytest.raises(InputError, match=f"continue it with --resume {out}, or add"):
+        kerasdl.train(few, out=out)
+    other = replace(few, learning_rate=0.2)
+    with pytest.raises(InputError, match=r"learning_rate was 0.1, now 0.2; leave"):
+        kerasdl.train(other, out=out, resume=True)
+    with pytest.raises(InputError, match="resume needs the folder"):
+        kerasdl.train(few, resume=True)
+    with pytest.raises(InputError, match="holds no run"):
+        kerasdl.train(few, out=tmp_path / "none", resume=True)
+    before = (tmp_path / "few.tsv").read_text()
+    write_tsv(tmp_path / "few.tsv", make_texts(40, noise=0.2, seed=5))
+    with pytest.raises(InputError, match="the training data; leave"):
+        kerasdl.train(few, out=out, resume=True)
+    (tmp_path / "few.tsv").write_text(before)
+    run = kerasdl.train(other, out=out, force_resume=True)
+    assert json.loads((out / "recipe.json").read_text())["learning_rate"] == 0.2
+    assert len(run.history["loss"]) == 2
+    with pytest.raises(InputError, match="is finished"):
+        kerasdl.train(few, out=out, resume=True)
+
+
+def test_a_failed_run_says_how_it_goes_on(few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("kerasdl.training.write_results", None)
+    with pytest.raises(TypeError):
+        kerasdl.train(few, out=tmp_path / "run")
+    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().err.replace("\n", "")
+    assert runs.is_unfinished(tmp_path / "run")
+
+
+def test_options_that_disagree_with_a_run_are_refused(few, kill, refused, tmp_path):
+    out = tmp_path / "run"
+    recipe = replace(few, data_options={"text_column": "text"})
+    kill(6)
+    with pytest.raises(Killed):
+        kerasdl.train(recipe, out=out, every_steps=1)
+    command = "sentiment", "train", "--resume", out
+    refused(*command, "--epochs", 9, words=["epochs was 2, now 9", "--force-resume"])
+    refused(*command, "--text-column", "x", words=["'text_column': 'x'"])
+    refused(*command, "--model", "text_cnn", words=["build was 'ngram_classifier'"])
+    refused(*command, "--quick", words=["max_examples was None, now 2000"])
+    refused(*command, "--out", "x", words=["drop --out"])
+    refused("tabular", "train", words=["--target"])
+
+
+def test_one_process_per_folder(few, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    code = f"""
+import os, pathlib
+from kerasdl.lock import locked
+with locked(pathlib.Path({str(out)!r})):
+    print(os.getpid(), flush=True)
+    input()
+    os._exit(1)
+"""
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipe) as other:
+        pid = other.stdout.readline().strip()
+        with pytest.raises(InputError, match=f"in use by process {pid};"):
+            kerasdl.train(few, out=out)
+        other.communicate("\n")
+    # It was killed: its lock is still there, but nobody holds it.
+    assert (out / LOCK_FILE).exists()
+    with locked(out):
+        assert (out / LOCK_FILE).read_text() == str(os.getpid())
+    assert not (out / LOCK_FILE).exists()
+
+
+def test_recipes_come_back_from_json():
+    recipe = replace(CNN, encoder={"ngram_orders": (1, 2)}, data_options={"a": None})
+    again = kerasdl.Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert again == recipe
+    with pytest.raises(InputError, match="'colour'"):
+        kerasdl.Recipe.from_json({"build": "cnn", "colour": 1})
