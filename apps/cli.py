@@ -16,6 +16,7 @@ from kerasdl.untrusted import shown
 from kerasdl_apps import (
     images_commands,
     models,
+    runs_commands,
     sentiment_commands,
     tabular_commands,
 )
@@ -39,6 +40,8 @@ app.add_typer(sentiment_commands.app, name="sentiment")
 app.add_typer(images_commands.app, name="images")
 app.add_typer(tabular_commands.app, name="tabular")
 app.command(name="models")(models.show)
+app.command(name="runs")(runs_commands.list_runs)
+app.command(name="compare")(runs_commands.compare)
 
 
 def main() -> None:

@@ -95,11 +95,9 @@ def parse_json(path: Path, content: bytes) -> dict:
             parse_int=_whole_number,
         )
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is no JSON ({brief(error)}); get the bundle again"
-        ) from None
+        raise InputError(f"{path} is no JSON ({brief(error)}); get it again") from None
     if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object; get the bundle again")
+        raise InputError(f"{path} holds no JSON object; get it again")
     return fields
 
 

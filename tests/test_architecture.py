@@ -28,6 +28,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "data": set(),
     "evaluate": set(),
     "initializers": set(),
+    "past": {"runs"},
     "recipe": set(),
     "runs": set(),
     "schedules": set(),

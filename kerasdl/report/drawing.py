@@ -107,7 +107,7 @@ def draw_confusion(
                 fontsize=11 if classes < 4 else 7,
                 color=COLOURS["paper" if share > 0.5 else "ink"],
             )
-    names = [_short(name) for name in label_names]
+    names = [short_label(name) for name in label_names]
     crowded = classes > 4
     size = 9 if classes < 9 else 7
     ticks = np.arange(classes) + 0.5
@@ -156,13 +156,11 @@ def draw_reliability(
     below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
-def _short(label: str) -> str:
+def short_label(label: str, longest: int = LONGEST_LABEL) -> str:
     """Make a label fit on an axis, whatever characters it holds."""
     label = " ".join(label.encode("utf-8", "replace").decode().split())
     label = "".join(c if c.isprintable() else "?" for c in label)
-    if len(label) <= LONGEST_LABEL:
-        return label
-    return label[: LONGEST_LABEL - 1] + "…"
+    return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
 def draw_values(
