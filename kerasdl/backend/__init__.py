@@ -26,6 +26,7 @@ random_state = _backend.random_state
 recurrent = _backend.recurrent
 set_random_state = _backend.set_random_state
 set_seed = _backend.set_seed
+training_step = _backend.training_step
 
 __all__ = [
     "BACKENDS",
@@ -36,4 +37,5 @@ __all__ = [
     "recurrent",
     "set_random_state",
     "set_seed",
+    "training_step",
 ]

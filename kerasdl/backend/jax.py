@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -111,3 +112,85 @@ def check_attention(dtype: str) -> None:
 
 def recurrent(layer, sequences, initial_state, mask, training) -> None:
     """Return None: on JAX Keras's own loop is a compiled `scan`."""
+
+
+def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
+    """Make a training step that adds up gradients, perhaps at the worst point nearby.
+
+    Args:
+        model: Compiled model.
+        objective: Function from a batch to its loss and how much this counts.
+        micro_batches: Parts of a batch, at most.
+        radius: How far the weights are moved for the gradient.
+
+    Returns:
+        Function to be the `train_step` of the model.
+    """
+
+    def loss_of(trainable, state, slots, part):
+        mapping = [
+            *zip(model.trainable_variables, trainable, strict=True),
+            *zip(_stateful(model), state, strict=True),
+            *zip(model.optimizer.variables, slots, strict=True),
+        ]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            loss, weight = objective(part)
+            loss = model.optimizer.scale_loss(loss)
+            after = [
+                scope.get_current_value(variable).astype(value.dtype)
+                for variable, value in zip(_stateful(model), state, strict=True)
+            ]
+        return loss, (weight, after)
+
+    def gradients_of(trainable, state, slots, data):
+        """Return the mean gradient, and the state after all parts."""
+
+        def add(carry, part):
+            total, weight, state = carry
+            gradient, (more, state) = jax.grad(loss_of, has_aux=True)(
+                trainable, state, slots, part
+            )
+            total = jax.tree.map(
+                lambda a, b: a + (more * b).astype(a.dtype), total, gradient
+            )
+            return (total, weight + more, state), None
+
+        count = jax.tree.leaves(data)[0].shape[0]
+        size = -(-count // micro_batches)
+        full = count - count % size
+        parts = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), data)
+        carry = [jnp.zeros_like(value) for value in trainable], jnp.zeros(()), state
+        # A loop of the compiled program: unrolled, the parts might all be in memory.
+        carry, _ = jax.lax.scan(add, carry, parts)
+        if full < count:
+            carry, _ = add(carry, jax.tree.map(lambda x: x[full:], data))
+        total, weight, state = carry
+        return [(gradient / weight).astype(gradient.dtype) for gradient in total], state
+
+    def step(state, data):
+        trainable, fixed, slots, metrics = state
+        before = [*fixed, *metrics]
+        gradients, after = gradients_of(trainable, before, slots, data)
+        if radius:
+            norm = jnp.sqrt(sum(jnp.sum(jnp.square(value)) for value in gradients))
+            share = radius / jnp.maximum(norm, 1e-12)
+            worst = jax.tree.map(
+                lambda a, b: a + (share * b).astype(a.dtype), trainable, gradients
+            )
+            # From the state before: the same dropout.
+            gradients, _ = gradients_of(worst, before, slots, data)
+        trainable, slots = model.optimizer.stateless_apply(slots, gradients, trainable)
+        fixed, metrics = after[: len(fixed)], after[len(fixed) :]
+        scope = keras.StatelessScope(
+            list(zip(model.metrics_variables, metrics, strict=True))
+        )
+        with scope:
+            logs = model.get_metrics_result()
+        return logs, (trainable, fixed, slots, metrics)
+
+    return step
+
+
+def _stateful(model: keras.Model) -> list[keras.Variable]:
+    """Return what a training step changes besides weights and optimizer."""
+    return [*model.non_trainable_variables, *model.metrics_variables]

@@ -93,6 +93,93 @@ def input_gradients(
     return call
 
 
+def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
+    """Make a training step that adds up gradients, perhaps at the worst point nearby.
+
+    Args:
+        model: Compiled model.
+        objective: Function from a batch to its loss and how much this counts.
+        micro_batches: Parts of a batch, at most.
+        radius: How far the weights are moved for the gradient.
+
+    Returns:
+        Function to be the `train_step` of the model.
+    """
+
+    def gradients_of(data, **options):
+        """Return the mean gradient of the parts."""
+        weights = model.trainable_variables
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+
+        def add(start, size, totals, all_counts):
+            part = keras.tree.map_structure(lambda x: _rows(x, start, size), data)
+            with tf.GradientTape() as tape:
+                loss, counts = objective(part, replicas=replicas, **options)
+                loss = model.optimizer.scale_loss(loss)
+            gradients = tape.gradient(
+                loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            totals = [
+                total + tf.cast(counts, total.dtype) * tf.convert_to_tensor(gradient)
+                for total, gradient in zip(totals, gradients, strict=True)
+            ]
+            return start + size, totals, all_counts + counts
+
+        count = tf.shape(keras.tree.flatten(data)[0])[0]
+        size = -(-count // micro_batches)
+        full = count - count % size
+        totals = [tf.zeros(variable.shape, variable.dtype) for variable in weights]
+        # A loop of the graph: unrolled, the parts would run side by side.
+        start, totals, all_counts = tf.while_loop(
+            lambda start, *_: start < full,
+            lambda start, *sums: add(start, size, *sums),
+            (tf.constant(0), totals, tf.constant(0.0)),
+            parallel_iterations=1,
+        )
+        _, totals, all_counts = tf.cond(
+            full < count,
+            lambda: add(start, count - full, totals, all_counts),
+            lambda: (start, totals, all_counts),
+        )
+        return [total / tf.cast(all_counts, total.dtype) for total in totals]
+
+    def step(data):
+        weights, others = model.trainable_variables, model.non_trainable_variables
+        before = [tf.identity(variable) for variable in others] if radius else []
+        gradients = gradients_of(data)
+        if radius:
+            here, after = (
+                [tf.identity(x) for x in group] for group in (weights, others)
+            )
+            share = radius / tf.maximum(tf.linalg.global_norm(gradients), 1e-12)
+            for variable, gradient in zip(weights, gradients, strict=True):
+                variable.assign_add(tf.cast(share, gradient.dtype) * gradient)
+            _assign(others, before)  # the same dropout
+            gradients = gradients_of(data, update_metrics=False)
+            _assign(weights, here)
+            _assign(others, after)
+        model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return model.get_metrics_result()
+
+    return step
+
+
+def _rows(values, start, size):
+    """Return some rows; the number may only depend on shapes, for XLA."""
+    if values is None:
+        return None
+    values = tf.convert_to_tensor(values)
+    rest = tf.shape(values)[1:]
+    first = tf.concat([[start], tf.zeros_like(rest)], 0)
+    rows = tf.slice(values, first, tf.concat([[size], rest], 0))
+    return tf.ensure_shape(rows, [None, *values.shape[1:]])
+
+
+def _assign(variables, values) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 def check_attention(dtype: str) -> None:
     """Refuse nothing: TensorFlow computes attention in every floating-point type."""
 

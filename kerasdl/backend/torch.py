@@ -95,6 +95,74 @@ def input_gradients(
     return call
 
 
+def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
+    """Make a training step that adds up gradients, perhaps at the worst point nearby.
+
+    Args:
+        model: Compiled model.
+        objective: Function from a batch to its loss and how much this counts.
+        micro_batches: Parts of a batch, at most.
+        radius: How far the weights are moved for the gradient.
+
+    Returns:
+        Function to be the `train_step` of the model.
+    """
+
+    def gradients_of(data, **options):
+        """Return the mean gradient of the parts; `None` for an unused weight."""
+        weights = [variable.value for variable in model.trainable_variables]
+        sums, all_counts = [None] * len(weights), 0.0
+        count = len(keras.tree.flatten(data)[0])
+        size = -(-count // micro_batches)
+        for start in range(0, count, size):
+            rows = slice(start, start + size)
+            part = keras.tree.map_structure(
+                lambda x, rows=rows: None if x is None else x[rows], data
+            )
+            loss, counts = objective(part, **options)
+            loss = model.optimizer.scale_loss(loss)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            sums = [_plus(*pair, counts) for pair in zip(sums, gradients, strict=True)]
+            all_counts = all_counts + counts
+        return [None if total is None else total / all_counts for total in sums]
+
+    def step(data):
+        weights, others = model.trainable_variables, model.non_trainable_variables
+        before = _values(others) if radius else []
+        gradients = gradients_of(data)
+        if radius:
+            here, after = _values(weights), _values(others)
+            used = [gradient for gradient in gradients if gradient is not None]
+            share = radius / torch.nn.utils.get_total_norm(used).clamp(min=1e-12)
+            worst = [_plus(*pair, share) for pair in zip(here, gradients, strict=True)]
+            _assign([*weights, *others], [*worst, *before])  # the same dropout
+            gradients = gradients_of(data, update_metrics=False)
+            _assign([*weights, *others], [*here, *after])
+        with torch.no_grad():
+            model.optimizer.apply(gradients, weights)
+        return model.get_metrics_result()
+
+    return step
+
+
+def _plus(total, value, share):
+    """Add a multiple of a tensor; `None` counts as zero."""
+    if value is None:
+        return total
+    value = value * share
+    return value if total is None else total + value
+
+
+def _values(variables) -> list[torch.Tensor]:
+    return [variable.value.detach().clone() for variable in variables]
+
+
+def _assign(variables, values) -> None:
+    with torch.no_grad():
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
 def check_attention(dtype: str) -> None:
     """Refuse nothing: PyTorch computes attention in every floating-point type."""
 
