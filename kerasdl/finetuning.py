@@ -21,6 +21,7 @@ from kerasdl.pretrained import HEAD, Pretrained, open_pretrained
 from kerasdl.recipe import Recipe
 from kerasdl.runs import HISTORY_FILE
 from kerasdl.schedules import learning_rate_schedule
+from kerasdl.steps import set_training_step
 from kerasdl.tasks import compile_classifier
 
 # The backbone is unfrozen in so many parts, from the head down, each of which learns
@@ -202,9 +203,7 @@ def fit_backbone(
             break
         _unfreeze(parts, depth)
         steps = (end - start) * batches[0].batches_per_epoch
-        trained = _compiled(graph, recipe, parts, steps)
-        if recipe.augment != "none":
-            trained = augmented(trained, recipe.augment, training.encoder)
+        trained = _compiled(graph, recipe, parts, steps, training.encoder)
         phase = phases.phase(f"stage-{depth}")
         ran = phase.finished(model, [best])
         if ran is None:
@@ -276,8 +275,12 @@ def stages(epochs: int) -> Iterator[tuple[int, tuple[int, int]]]:
             yield depth, (start, end)
 
 
-def _compiled(graph, recipe, parts, steps) -> keras.Model:
-    """Compile the graph with a learning rate that falls from part to part."""
+def _compiled(graph, recipe, parts, steps, encoder) -> keras.Model:
+    """Compile the graph with a learning rate that falls from part to part, and augment.
+
+    Returns:
+        The graph, or a model around it.
+    """
     schedule = learning_rate_schedule(
         recipe.schedule,
         recipe.learning_rate,
@@ -298,7 +301,12 @@ def _compiled(graph, recipe, parts, steps) -> keras.Model:
         factors=rates,
         **recipe.optimizer_options,
     )
-    return compile_classifier(graph, optimizer=optimizer, learning_rate=schedule)
+    trained = compile_classifier(graph, optimizer=optimizer, learning_rate=schedule)
+    if recipe.augment != "none":
+        trained = augmented(trained, recipe.augment, encoder)
+    if recipe.accumulate > 1 or recipe.sam:
+        set_training_step(trained, micro_batches=recipe.accumulate, radius=recipe.sam)
+    return trained
 
 
 class KeepBest(keras.callbacks.Callback):

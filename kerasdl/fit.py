@@ -21,6 +21,7 @@ from kerasdl.phases import History, Phase, Phases
 from kerasdl.predict import Classifier, Predictor, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
+from kerasdl.steps import set_training_step
 
 # Rounds of self-training where there are unlabelled examples.
 ROUNDS = 2
@@ -156,6 +157,8 @@ def _fit_once(
             _with_targets(source, len(kept.label_names))
             for source in (training, validating)
         )
+    if recipe.accumulate > 1 or recipe.sam:
+        set_training_step(trained, micro_batches=recipe.accumulate, radius=recipe.sam)
     history = phase.finished(model)
     if history is None:
         history = _run_epochs(trained, recipe, training, validating, phase)

@@ -31,6 +31,11 @@ class Recipe:
         epochs: Passes over the training data, at most; 0 where `pretrained` is set for
             a new head alone.
         batch_size: Examples per optimizer step.
+        accumulate: Parts in which a step computes its examples, so that they need less
+            memory; the step is the same. Batch norms see each part by itself.
+        sam: How far sharpness-aware minimisation moves the weights to look for the
+            worst loss nearby; 0 trains as usual, 0.05 is a good start and costs each
+            step twice the time.
         optimizer: A name in `kerasdl.optimizers.OPTIMIZERS`, or that of another
             optimizer of Keras.
         optimizer_options: Arguments of the optimizer's class.
@@ -72,6 +77,8 @@ class Recipe:
     encoder: Mapping = field(default_factory=dict)
     epochs: int = 5
     batch_size: int = 64
+    accumulate: int = 1
+    sam: float = 0.0
     optimizer: str = "adam"
     optimizer_options: Mapping = field(default_factory=dict)
     clip: float = 0.0
@@ -93,7 +100,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "accumulate", "learning_rate"):
             value = getattr(self, name)
             head_alone = name == "epochs" and value == 0 and self.pretrained
             if not (0 < value < math.inf or head_alone):

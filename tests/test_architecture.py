@@ -35,6 +35,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "torch_weights": set(),
     "layers": {"backend", "initializers"},
     "optimizers": {"schedules"},
+    "steps": {"backend"},
     "tasks": {"backend", "optimizers"},
     "blocks": {"initializers", "layers"},
     "models": {"blocks", "initializers", "layers", "tasks"},
@@ -58,11 +59,12 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "fit": {
         *("augment", "backend", "callbacks", "data", "layers", "optimizers"),
-        *("phases", "predict", "recipe", "schedules"),
+        *("phases", "predict", "recipe", "schedules", "steps"),
     },
     "finetuning": {
         *("augment", "backend", "callbacks", "data", "fit", "heads", "predict"),
-        *("optimizers", "phases", "runs", "pretrained", "recipe", "schedules", "tasks"),
+        *("optimizers", "phases", "runs", "pretrained", "recipe", "schedules", "steps"),
+        "tasks",
     },
     "phases": {"callbacks", "checkpoint", "data"},
     "results": {
