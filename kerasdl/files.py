@@ -20,6 +20,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
+    # What a killed process or a stranger has left there may be a link to another file.
+    partial.unlink(missing_ok=True)
     try:
         yield partial
         with partial.open("rb") as file:

@@ -53,7 +53,12 @@ def check_unlocked(folder: Path) -> None:
 def _acquired(path: Path) -> int:
     """Open and lock the file that has this name once it is locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Another's file that has this name, by a link, is not to be written.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o644)
+        if os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)
+            raise InputError(f"{path} is a link to another file; delete it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

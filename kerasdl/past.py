@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kerasdl.errors import InputError
 from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE, METRICS_FILE, RECIPE_FILE
-from kerasdl.untrusted import brief, read_json
+from kerasdl.untrusted import brief, check_inside, read_json
 
 LARGEST_HISTORY = 2**26
 # What a run is judged by, where it has it; the others stand in `compare`.
@@ -110,6 +110,9 @@ def read_run(folder: Path) -> PastRun:
     """
     if not (folder / RECIPE_FILE).exists():
         raise InputError(f"{folder} is no run: it holds no {RECIPE_FILE}")
+    for name in (RECIPE_FILE, METRICS_FILE, HISTORY_FILE):
+        if (folder / name).exists():
+            check_inside(folder / name, folder)
     recipe = read_json(folder / RECIPE_FILE)
     if not isinstance(recipe.get("build"), str):
         raise InputError(f"{folder / RECIPE_FILE} names no model; it is no recipe")

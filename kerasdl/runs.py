@@ -13,6 +13,7 @@ from kerasdl._version import __version__
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.lock import LOCK_FILE, check_unlocked, locked
+from kerasdl.untrusted import check_links
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
@@ -69,6 +70,7 @@ def _check_unfinished(folder: Path) -> None:
             f"the run in {folder} is finished: there is nothing to resume; train anew"
             " with another --out"
         )
+    check_links(folder)
 
 
 def _check_run(folder: Path, *, overwrite: bool) -> None:

@@ -60,6 +60,19 @@ def check_inside(path: Path, folder: Path) -> None:
         raise InputError(f"{path} is no file; get it again")
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a folder that is to be written to, if a link in it leads out of it.
+
+    Raises:
+        InputError: Names the link.
+    """
+    for parent, folders, files in os.walk(folder):  # which follows no link
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink():
+                check_inside(path, folder)
+
+
 def read_json(path: Path, *, most: int = LARGEST_JSON) -> dict:
     """Read a file that holds one JSON object.
 
@@ -124,6 +137,19 @@ def _whole_number(text: str) -> int:
     if len(text.removeprefix("-")) > MOST_DIGITS:
         raise ValueError(f"a number has {len(text)} digits")
     return int(text)
+
+
+def read_tensors(path: Path) -> dict:
+    """Read all arrays of a safetensors file.
+
+    Raises:
+        InputError: If it is no such file, or holds what NumPy has no type for.
+    """
+    with open_tensors(path) as tensors:
+        try:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {brief(error)}") from error
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kerasdl.files import whole_file
+
 
 class EpochFacts(keras.callbacks.Callback):
     """Add the learning rate and the seconds of each epoch to its logs."""
@@ -54,11 +56,11 @@ class HistoryFile(keras.callbacks.Callback):
         is_first = not self._columns
         for name in row if is_first else self._columns:
             self._columns.setdefault(name, []).append(row.get(name, np.nan))
-        with self.path.open("w" if is_first else "a", newline="") as file:
-            writer = csv.writer(file)
-            if is_first:
-                writer.writerow(self._columns)
-            writer.writerow(values[-1] for values in self._columns.values())
+        if is_first:
+            write_history(self.path, self._columns)
+            return
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow(values[-1] for values in self._columns.values())
 
 
 def write_history(path: Path, columns: Mapping[str, Sequence]) -> None:
@@ -68,7 +70,7 @@ def write_history(path: Path, columns: Mapping[str, Sequence]) -> None:
         path: File to write.
         columns: Name to its value after each epoch.
     """
-    with path.open("w", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))

@@ -10,12 +10,15 @@ import numpy as np
 import safetensors.numpy
 
 from kerasdl.errors import InputError
-from kerasdl.manifest import parse_json, replacing, seal, verify
+from kerasdl.manifest import replacing, seal, verify
+from kerasdl.untrusted import check_links, read_json, read_tensors
 
 ARRAYS_FILE, STATE_FILE = "arrays.safetensors", "state.json"
 FORMAT = 1
 STEP_NAME = re.compile(r"step-([0-9]{8,16})")
 FINAL = "final"
+# As `replacing` calls what is not complete yet.
+LEFTOVER_NAME = re.compile(rf"\.({STEP_NAME.pattern}|{FINAL})\.[0-9a-f]{{8}}(\.old)?")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Store:
         Raises:
             InputError: If there are some, and all are damaged.
         """
+        check_links(self.folder)
         self._clear_leftovers()
         newest = None
         for path in self._paths():
@@ -88,6 +92,7 @@ class Store:
         path = self.folder / FINAL
         if not path.exists():
             return None
+        check_links(self.folder)
         try:
             saved = self._read(path)
         except (InputError, OSError) as error:
@@ -147,21 +152,18 @@ class Store:
 
     def _read(self, path: Path) -> Saved:
         verify(path, {ARRAYS_FILE, STATE_FILE})
-        state = parse_json(path / STATE_FILE, (path / STATE_FILE).read_bytes())
+        state = read_json(path / STATE_FILE)
         if state.get("format") != FORMAT:
             raise InputError(f"format {state.get('format')} instead of {FORMAT}")
         if state.get("run") != self.run:
             raise InputError("it belongs to another run")
-        try:
-            arrays = safetensors.numpy.load_file(path / ARRAYS_FILE)
-        except safetensors.SafetensorError as error:
-            raise InputError(f"{path / ARRAYS_FILE}: {error}") from None
-        return Saved(state, arrays)
+        return Saved(state, read_tensors(path / ARRAYS_FILE))
 
     def _clear_leftovers(self) -> None:
         if self.folder.is_dir():
-            for path in self.folder.glob(".*"):
-                shutil.rmtree(path, ignore_errors=True)
+            for path in self.folder.iterdir():
+                if LEFTOVER_NAME.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def step_name(step: int) -> str:
