@@ -10,7 +10,7 @@ import numpy as np
 
 from kerasdl import backend
 from kerasdl.augment import augmented
-from kerasdl.callbacks import ProgressDisplay, standard_callbacks
+from kerasdl.callbacks import NanGuard, ProgressDisplay, standard_callbacks
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
@@ -161,7 +161,13 @@ def _fit_once(
         set_training_step(trained, micro_batches=recipe.accumulate, radius=recipe.sam)
     history = phase.finished(model)
     if history is None:
-        history = _run_epochs(trained, recipe, training, validating, phase)
+        guard = NanGuard(
+            phase.folder,
+            source=training,
+            examples=kept.examples,
+            console=phase.phases.console,
+        )
+        history = _run_epochs(trained, recipe, training, validating, phase, guard)
         phase.finish(model, history)
     adapt_blend(answers, validation)
     answers.calibrate(validation.examples, validation.labels)
@@ -294,6 +300,7 @@ def _run_epochs(
     training: BatchSource,
     validation: BatchSource,
     phase: Phase,
+    guard: NanGuard,
 ) -> History:
     """Run `model.fit`, from where it was before if it was, and return its history."""
     progress = ProgressDisplay(
@@ -304,6 +311,7 @@ def _run_epochs(
     )
     stop, swap = phase.phases.stop, keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     callbacks = [
+        guard,
         *([swap] if recipe.ema else []),
         *standard_callbacks(phase.folder, patience=recipe.patience),
         progress,

@@ -121,8 +121,10 @@ def claimed_folder(
             _set_aside(folder, former)
         try:
             yield folder
-        except BaseException:
-            is_given_back = not resume and not is_saved(folder)
+        except BaseException as error:
+            is_useless = isinstance(error, InputError) or not is_saved(folder)
+            is_best = (folder / CHECKPOINT_FILE).exists()
+            is_given_back = is_useless and not (resume or is_best)
             if is_given_back:
                 _put_back(folder, former)
             raise

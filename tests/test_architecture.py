@@ -39,7 +39,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "tasks": {"backend", "optimizers"},
     "blocks": {"initializers", "layers"},
     "models": {"blocks", "initializers", "layers", "tasks"},
-    "callbacks": {"backend", "checkpoint", "data", "runs"},
+    "callbacks": {"backend", "checkpoint", "data", "optimizers", "runs"},
     "report": {"evaluate"},
     "predict": {"backend", "data", "evaluate"},
     "manifest": set(),

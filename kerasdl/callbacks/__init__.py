@@ -8,6 +8,7 @@ from kerasdl.callbacks.best import BestCheckpoint
 from kerasdl.callbacks.checkpoint import Checkpoint
 from kerasdl.callbacks.early_stopping import EarlyStopping
 from kerasdl.callbacks.history import EpochFacts, HistoryFile, write_history
+from kerasdl.callbacks.nan_guard import NanGuard
 from kerasdl.callbacks.progress import ProgressDisplay
 from kerasdl.callbacks.signals import StopOnSignal
 from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE
@@ -18,6 +19,7 @@ __all__ = [
     "EarlyStopping",
     "EpochFacts",
     "HistoryFile",
+    "NanGuard",
     "ProgressDisplay",
     "StopOnSignal",
     "standard_callbacks",

@@ -23,6 +23,7 @@ from kerasdl.checkpoint import (
     read_variables,
     split,
     step_name,
+    training_variables,
     write_variables,
 )
 from kerasdl.data.batches import BatchSource
@@ -147,7 +148,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Bring model, optimizer, callbacks and history to a saved state."""
         state, arrays, model = saved.state, saved.arrays, self.model
         self._build(model, state)
-        for kind, variables in _variables(model).items():
+        for kind, variables in training_variables(model).items():
             if kind != "metric":
                 write_variables(kind, variables, arrays, state["variables"][kind])
         if state["batch"]:
@@ -178,7 +179,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _build(self, model, state: dict) -> None:
         """Make the variables that the first step would make."""
         stored = {kind: len(table) for kind, table in state["variables"].items()}
-        is_complete = len(_variables(model)["metric"]) >= stored["metric"]
+        is_complete = len(training_variables(model)["metric"]) >= stored["metric"]
         if self.source is not None and not (model.built and is_complete):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self.source[0])
             model.compute_metrics(x, y, model(x, training=False), weight)
@@ -199,7 +200,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.source.start(epoch, self._offset)
         if self._within:  # Keras has just reset the metrics
             state, arrays = self._within.state, self._within.arrays
-            metrics = _variables(self.model)["metric"]
+            metrics = training_variables(self.model)["metric"]
             write_variables("metric", metrics, arrays, state["variables"]["metric"])
         self._position = epoch, self._offset
 
@@ -317,7 +318,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _captured(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Return the state of everything, copied."""
         tables, arrays = {}, {}
-        for kind, variables in _variables(self.model).items():
+        for kind, variables in training_variables(self.model).items():
             copies, tables[kind] = read_variables(kind, variables)
             arrays |= copies
         state = {
@@ -337,15 +338,6 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
-    """Return all that training changes, by kind."""
-    return {
-        "model": model.variables,
-        "optimizer": model.optimizer.variables,
-        "metric": [v for metric in model.metrics for v in metric.variables],
-    }
 
 
 def _stateful(callbacks) -> list[keras.callbacks.Callback]:

@@ -2,7 +2,12 @@
 
 from kerasdl.checkpoint.store import FINAL, Saved, Store, step_name
 from kerasdl.checkpoint.trees import join, split
-from kerasdl.checkpoint.variables import is_finite, read_variables, write_variables
+from kerasdl.checkpoint.variables import (
+    is_finite,
+    read_variables,
+    training_variables,
+    write_variables,
+)
 from kerasdl.checkpoint.weights import write_weights
 from kerasdl.checkpoint.writer import Writer
 
@@ -16,6 +21,7 @@ __all__ = [
     "read_variables",
     "split",
     "step_name",
+    "training_variables",
     "write_variables",
     "write_weights",
 ]

@@ -8,6 +8,15 @@ import numpy as np
 from kerasdl.errors import InputError
 
 
+def training_variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """Return all variables that training changes, by kind."""
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metric": [v for metric in model.metrics for v in metric.variables],
+    }
+
+
 def read_variables(
     kind: str, variables: Sequence[keras.Variable]
 ) -> tuple[dict[str, np.ndarray], list[list]]:

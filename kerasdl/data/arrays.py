@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from kerasdl.data.batches import Dense
+from kerasdl.data.batches import Dense, check_finite
 from kerasdl.errors import InputError
 
 # Numbers of one example, where a bundle says how many: 64 megabytes.
@@ -99,8 +99,7 @@ class ArrayEncoder:
             raise InputError(
                 f"the examples have the shape {array.shape}; give (count, {expected})"
             )
-        if not np.isfinite(array).all():
-            raise InputError("the examples hold numbers that are not finite")
+        check_finite(array, "in the input")
         return array
 
     def encode(self, examples: np.ndarray) -> dict[str, Dense]:

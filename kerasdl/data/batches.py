@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from kerasdl.errors import InputError
+
 # Padded widths are rounded up to these steps, so that widths recur.
 WIDTHS_PER_OCTAVE = 2
 SMALLEST_WIDTH = 16
@@ -109,6 +111,22 @@ def padded_width(length: int) -> int:
     return width
 
 
+def check_finite(array: np.ndarray, where: str) -> None:
+    """Refuse an array of examples in which not all is a number.
+
+    Raises:
+        InputError: Names the first such example, and the place in it.
+    """
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        row, *place = bad[0].tolist()
+        at = f" at {tuple(place)}" if place else ""
+        raise InputError(
+            f"example {row} holds {array[tuple(bad[0])]}{at} {where}; correct it or "
+            "leave it out"
+        )
+
+
 class BatchCount(int):
     """The batches of an epoch; Keras asks for them once and keeps the answer.
 
@@ -192,6 +210,22 @@ class BatchSource(keras.utils.PyDataset):
     def batches_per_epoch(self) -> int:
         """Number of batches of a whole epoch."""
         return -(-self._count // self.batch_size)
+
+    def check_finite(self) -> None:
+        """Refuse arrays in which not all is a number.
+
+        Raises:
+            InputError: Names the first such example. Inputs made on the fly are not
+                looked at.
+        """
+        arrays = {
+            f"in {name!r}": values.values
+            for name, values in self.inputs.items()
+            if isinstance(values, Dense)
+        }
+        for where, array in {**arrays, "in the targets": self.targets}.items():
+            if array is not None and array.dtype.kind == "f":
+                check_finite(array, where)
 
     def start(self, epoch: int, batch: int = 0) -> None:
         """Let the next epoch be this one, without its first `batch` batches.

@@ -229,8 +229,28 @@ def load_rows(
     if not names:
         raise InputError(f"{path} has no column besides the target {target!r}")
     labels, label_names = _labels(rows, target, task, notify)
+    for name in names:
+        _check_infinite(rows, name)
     columns = Columns.of({name: rows.column(name) for name in names})
     return Splits(Labelled(path.name, columns, labels, label_names))
+
+
+def _check_infinite(rows: Table, name: str) -> None:
+    """Refuse infinity among numbers; a missing number is no number, and allowed."""
+    found = None
+    for place, cell in zip(rows.places, rows.column(name), strict=True):
+        if _is_missing(cell) or _number(cell) is not None:
+            continue
+        try:
+            float(cell)
+        except (TypeError, ValueError):
+            return  # a column of categories
+        found = found or (place, cell)
+    if found:
+        raise InputError(
+            f"{rows.path}: the column {name!r} has {found[1]!r} at {found[0]}; correct "
+            "it, or leave it empty if it is not known"
+        )
 
 
 def numbers(cells: np.ndarray, name: str) -> np.ndarray:
