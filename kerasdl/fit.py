@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -80,7 +81,8 @@ def fit(
 
     def fit_once(phase, inputs, labels, teacher=None):
         data = kept, validation
-        return _fit_once(
+        return in_smaller_parts(
+            _fit_once,
             recipe,
             builder,
             encoder,
@@ -103,6 +105,41 @@ def fit(
         labels = np.concatenate([known, guessed])
         fitted = fit_once(f"student-{number}", inputs, labels, fitted.predictor.model)
     return fitted
+
+
+def in_smaller_parts(
+    fit: Callable[..., Any], recipe: Recipe, *arguments, phase: Phase, **options
+):
+    """Fit as a recipe says; where memory runs out, compute each batch in more parts.
+
+    The steps stay the same (see `Recipe.accumulate`). The training goes on from what
+    was saved, or starts again.
+
+    Args:
+        fit: Takes the recipe, the arguments, the phase and the options.
+        recipe: How to train.
+        *arguments: Of `fit`.
+        phase: Where the training is saved.
+        **options: Of `fit`.
+
+    Returns:
+        What `fit` returns.
+    """
+    while True:
+        try:
+            return fit(recipe, *arguments, phase=phase, **options)
+        except Exception as error:
+            if not backend.is_out_of_memory(error):
+                raise
+            parts = 2 * recipe.accumulate
+            if parts > recipe.batch_size:
+                raise
+        recipe = replace(recipe, accumulate=parts)
+        phase.phases.console.print(
+            f"Out of memory: each batch of {recipe.batch_size} is now computed in "
+            f"{parts} parts of {-(-recipe.batch_size // parts)}.",
+            soft_wrap=True,
+        )
 
 
 def _fit_once(

@@ -1,12 +1,14 @@
 """Training runs: what is measured on what, repeated exactly, and calibrated."""
 
 import csv
+import io
 import json
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
 import kerasdl
 from kerasdl import training
@@ -14,6 +16,7 @@ from kerasdl.data.labelled import Labelled, deal, hold_out
 from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.fit import fit
+from kerasdl.phases import Phases
 from kerasdl.recipe import Recipe
 
 ENCODER = {"max_tokens": 16, "min_count": 1}
@@ -280,3 +283,32 @@ def test_a_builder_of_ones_own(data, tmp_path):
     run = kerasdl.train(recipe, out=tmp_path / "run")
     assert json.loads((run.folder / "recipe.json").read_text())["build"] == "tiny"
     assert run.metrics["count"] == 36
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_computed_in_parts(monkeypatch):
+    from kerasdl import fit as module
+
+    run, tried = module._run_epochs, []
+
+    def run_epochs(model, recipe, *others):
+        tried.append(recipe.accumulate)
+        if recipe.accumulate < 4:
+            raise MemoryError
+        return run(model, recipe, *others)
+
+    recipe, texts = replace(NGRAM, batch_size=16), make_texts(40)
+    builder = kerasdl.BUILDERS["ngram_classifier"]
+    out = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_run_epochs", run_epochs)
+        phases = Phases(console=Console(file=out))
+        found = fit(recipe, builder, texts, phases=phases).predictor
+    assert tried == [1, 2, 4]
+    assert "is now computed in 4 parts of 4." in out.getvalue()
+    expected = fit(replace(recipe, accumulate=4), builder, texts).predictor
+    for path, value in weights(found.model).items():
+        np.testing.assert_array_equal(value, weights(expected.model)[path])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_run_epochs", None)
+        with pytest.raises(TypeError):
+            fit(recipe, builder, texts)

@@ -22,6 +22,7 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 check_attention = _backend.check_attention
 forward = _backend.forward
 input_gradients = _backend.input_gradients
+is_out_of_memory = _backend.is_out_of_memory
 random_state = _backend.random_state
 recurrent = _backend.recurrent
 set_random_state = _backend.set_random_state
@@ -33,6 +34,7 @@ __all__ = [
     "check_attention",
     "forward",
     "input_gradients",
+    "is_out_of_memory",
     "random_state",
     "recurrent",
     "set_random_state",

@@ -25,6 +25,11 @@ def set_seed(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - the global one is what must be seeded
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a step needs more memory than there is."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def random_state() -> dict[str, np.ndarray]:
     """Return nothing: all that Keras draws on JAX goes by variables."""
     return {}

@@ -17,6 +17,11 @@ def set_seed(seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a step needs more memory than there is."""
+    return isinstance(error, MemoryError | tf.errors.ResourceExhaustedError)
+
+
 def random_state() -> dict[str, np.ndarray]:
     """Return nothing: all that Keras draws on TensorFlow goes by variables."""
     return {}

@@ -29,6 +29,13 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a step needs more memory than there is."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def random_state() -> dict[str, np.ndarray]:
     """Return the generators that unseeded dropout draws from, by device."""
     state = {"cpu": torch.get_rng_state().numpy()}
