@@ -4,7 +4,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -28,6 +29,7 @@ from kerasdl.checkpoint import (
 )
 from kerasdl.data.batches import BatchSource
 from kerasdl.errors import InputError
+from kerasdl.untrusted import brief
 
 # Saves that nobody has asked for take at most this share of the time.
 SHARE = 0.03
@@ -118,14 +120,31 @@ class Checkpoint(keras.callbacks.Callback):
             self._say(f"{sentence}; it is left out")
         self.initial_epoch = 0
         if self._resumed:
-            state = self._resumed.state
-            # Nothing is left to train where a callback had ended the training.
-            self.initial_epoch = sys.maxsize if state["stopped"] else state["epoch"]
-            if state["batch"] and source is None:
-                raise InputError(
-                    f"the checkpoint in {folder} lies within an epoch; give Checkpoint "
-                    "the source of the training"
-                )
+            with self._fitting():
+                self._take_position(self._resumed.state)
+
+    def _take_position(self, state: dict) -> None:
+        # Nothing is left to train where a callback had ended the training.
+        self.initial_epoch = sys.maxsize if state["stopped"] else int(state["epoch"])
+        if state["batch"] and self.source is None:
+            raise InputError(
+                f"the checkpoint in {self._store.folder} lies within an epoch; give "
+                "Checkpoint the source of the training"
+            )
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Turn what a state from elsewhere makes fail into a sentence."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the checkpoint in {self._store.folder} holds no state of this "
+                f"training ({type(error).__name__}: {brief(error)}); move it away to "
+                "start over"
+            ) from error
 
     def on_train_begin(self, logs=None):
         self._position = self._saved_position = None
@@ -135,12 +154,13 @@ class Checkpoint(keras.callbacks.Callback):
         self._cost = 0.0
         self._is_cut = False
         self._last_save = time.monotonic()
-        if self._own_stop:
+        if self._resumed:
+            with self._fitting():
+                self._restore(self._resumed)
+            self._resumed = None
+        if self._own_stop:  # not before: a refusal would leave signals caught
             self._stop.received = None
             self._stop.catch()
-        if self._resumed:
-            self._restore(self._resumed)
-            self._resumed = None
         if self.source is None:
             self._say("not a BatchSource: resuming goes on from the end of an epoch")
 

@@ -18,7 +18,7 @@ FORMAT = 1
 STEP_NAME = re.compile(r"step-([0-9]{8,16})")
 FINAL = "final"
 # As `replacing` calls what is not complete yet.
-LEFTOVER_NAME = re.compile(rf"\.({STEP_NAME.pattern}|{FINAL})\.[0-9a-f]{{8}}(\.old)?")
+LEFTOVER_NAME = re.compile(rf"\.({STEP_NAME.pattern}|{FINAL})\.[0-9a-f]+(\.old)?")
 
 
 @dataclass(frozen=True)
