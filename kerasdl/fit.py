@@ -11,7 +11,14 @@ import numpy as np
 
 from kerasdl import backend
 from kerasdl.augment import augmented
-from kerasdl.callbacks import NanGuard, ProgressDisplay, standard_callbacks
+from kerasdl.callbacks import (
+    LowerRateOnPlateau,
+    NanGuard,
+    ProgressDisplay,
+    StochasticAverage,
+    averaging,
+    standard_callbacks,
+)
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
@@ -346,10 +353,11 @@ def _run_epochs(
         steps=training.batches_per_epoch,
         batch_size=recipe.batch_size,
     )
-    stop, swap = phase.phases.stop, keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    stop = phase.phases.stop
     callbacks = [
         guard,
-        *([swap] if recipe.ema else []),
+        *_averages(model, recipe, training),
+        *([LowerRateOnPlateau(patience=recipe.plateau)] if recipe.plateau else []),
         *standard_callbacks(phase.folder, patience=recipe.patience),
         progress,
         *([stop] if stop else []),
@@ -365,6 +373,16 @@ def _run_epochs(
             callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
         )
     return history.history
+
+
+def _averages(
+    model: keras.Model, recipe: Recipe, training: BatchSource
+) -> list[keras.callbacks.Callback]:
+    """Return what validates and keeps an average of the weights, if the recipe does."""
+    if recipe.swa:
+        start = round((1 - recipe.swa) * recipe.epochs)
+        return [StochasticAverage(training, start=min(start, recipe.epochs - 1))]
+    return averaging(model.optimizer)
 
 
 @contextmanager

@@ -16,6 +16,46 @@ from keras import ops
 from kerasdl.checks import check_choice
 from kerasdl.schedules import OneCycle, Schedule
 
+# What decay would not regularise but only shrink: biases, and what norms scale by. On
+# TensorFlow the name is a path with an end of its own.
+NOT_DECAYED = r"(^|/)(bias|beta|gamma|scale)(/replica_\d+)?(:0)?$"
+CLIPS = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
+CLIP_BY = (*CLIPS, "adaptive")
+# Weights below this norm are clipped as if they had it: Brock et al. 2021, section 4.
+SMALLEST_NORM = 1e-3
+
+Optimizer = keras.optimizers.Optimizer
+Rate = float | Schedule
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
+    """Schedule-free AdamW with the average of the paper on every backend.
+
+    Keras 3.15 finds the old average with the fast weights of before the step, but on
+    PyTorch and TensorFlow it holds on to a variable, which has changed by then.
+
+    Reference:
+        [The Road Less Scheduled](https://arxiv.org/abs/2405.15682), algorithm 1.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Change one weight (Keras calls this)."""
+        index = self._get_variable_index(variable)
+        fast, velocity = self._momentums[index], self._velocities[index]
+        dtype = variable.dtype
+        step = ops.cast(self.iterations + 1, dtype)
+        rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
+        if self.warmup_steps:
+            rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
+        average = (variable - (1 - self.beta_1) * fast) / self.beta_1
+        self.assign_add(velocity, (1 - self.beta_2) * (gradient**2 - velocity))
+        size = ops.sqrt(velocity / (1 - ops.power(ops.cast(self.beta_2, dtype), step)))
+        self.assign_sub(fast, rate * gradient / (size + self.epsilon))
+        average = average + (fast - average) / step
+        self.assign(variable, (1 - self.beta_1) * fast + self.beta_1 * average)
+
+
 # name: class and the defaults in which it differs from Keras's
 OPTIMIZERS = {
     "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
@@ -30,18 +70,8 @@ OPTIMIZERS = {
         keras.optimizers.Muon,
         {"weight_decay": 0.01, "adam_weight_decay": 0.01, "exclude_layers": ["logits"]},
     ),
-    "schedule_free_adamw": (keras.optimizers.ScheduleFreeAdamW, {}),
+    "schedule_free_adamw": (ScheduleFreeAdamW, {}),
 }
-# What decay would not regularise but only shrink: biases, and what norms scale by. On
-# TensorFlow the name is a path with an end of its own.
-NOT_DECAYED = r"(^|/)(bias|beta|gamma|scale)(/replica_\d+)?(:0)?$"
-CLIPS = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
-CLIP_BY = (*CLIPS, "adaptive")
-# Weights below this norm are clipped as if they had it: Brock et al. 2021, section 4.
-SMALLEST_NORM = 1e-3
-
-Optimizer = keras.optimizers.Optimizer
-Rate = float | Schedule
 
 
 def make_optimizer(

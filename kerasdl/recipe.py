@@ -56,6 +56,10 @@ class Recipe:
         ema: Decay of the moving average of the weights that is validated and kept; 0
             keeps the weights themselves. It starts from the first ones, so that it
             needs several times `1 / (1 - ema)` steps.
+        swa: Share of the epochs, the last ones, whose weights are averaged one by one
+            and validated and kept as such; 0 keeps the weights themselves.
+        plateau: Epochs without a better validation loss after which the learning rate
+            is lowered, along with its schedule; 0 never lowers it.
         word_vectors: Length of the vectors, learnt from the training texts, from which
             the embedding starts; 0 starts from random ones.
         validation_fraction: Share of the training data that chooses the epoch and the
@@ -94,6 +98,8 @@ class Recipe:
     augment: str = "none"
     tta: bool = False
     ema: float = 0.0
+    swa: float = 0.0
+    plateau: int = 0
     word_vectors: float = 0.0
     validation_fraction: float = 0.1
     max_examples: int | None = None

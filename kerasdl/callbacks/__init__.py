@@ -4,24 +4,36 @@ from pathlib import Path
 
 import keras
 
+from kerasdl.callbacks.averaging import (
+    AveragedWeights,
+    StochasticAverage,
+    averaging,
+)
 from kerasdl.callbacks.best import BestCheckpoint
 from kerasdl.callbacks.checkpoint import Checkpoint
 from kerasdl.callbacks.early_stopping import EarlyStopping
 from kerasdl.callbacks.history import EpochFacts, HistoryFile, write_history
 from kerasdl.callbacks.nan_guard import NanGuard
+from kerasdl.callbacks.plateau import LowerRateOnPlateau
 from kerasdl.callbacks.progress import ProgressDisplay
 from kerasdl.callbacks.signals import StopOnSignal
+from kerasdl.callbacks.unfreezing import Unfreeze
 from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE
 
 __all__ = [
+    "AveragedWeights",
     "BestCheckpoint",
     "Checkpoint",
     "EarlyStopping",
     "EpochFacts",
     "HistoryFile",
+    "LowerRateOnPlateau",
     "NanGuard",
     "ProgressDisplay",
+    "StochasticAverage",
     "StopOnSignal",
+    "Unfreeze",
+    "averaging",
     "standard_callbacks",
     "write_history",
 ]
