@@ -20,6 +20,7 @@ if keras.backend.backend() not in BACKENDS:
 _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 check_attention = _backend.check_attention
+device_memory = _backend.device_memory
 forward = _backend.forward
 input_gradients = _backend.input_gradients
 is_out_of_memory = _backend.is_out_of_memory
@@ -32,6 +33,7 @@ training_step = _backend.training_step
 __all__ = [
     "BACKENDS",
     "check_attention",
+    "device_memory",
     "forward",
     "input_gradients",
     "is_out_of_memory",

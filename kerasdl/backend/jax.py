@@ -39,6 +39,12 @@ def set_random_state(state: dict[str, np.ndarray]) -> None:
     """Go on drawing from what `random_state` has returned: nothing."""
 
 
+def device_memory() -> int | None:
+    """Return the most bytes that the first device has held, if it tells."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("peak_bytes_in_use")
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

@@ -31,6 +31,13 @@ def set_random_state(state: dict[str, np.ndarray]) -> None:
     """Go on drawing from what `random_state` has returned: nothing."""
 
 
+def device_memory() -> int | None:
+    """Return the most bytes that the first GPU has held, if there is one."""
+    if not tf.config.list_logical_devices("GPU"):
+        return None
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

@@ -52,6 +52,11 @@ def set_random_state(state: dict[str, np.ndarray]) -> None:
         torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
 
 
+def device_memory() -> int | None:
+    """Return the most bytes that the GPU has held for tensors, if there is one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

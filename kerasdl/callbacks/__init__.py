@@ -13,10 +13,12 @@ from kerasdl.callbacks.best import BestCheckpoint
 from kerasdl.callbacks.checkpoint import Checkpoint
 from kerasdl.callbacks.early_stopping import EarlyStopping
 from kerasdl.callbacks.history import EpochFacts, HistoryFile, write_history
+from kerasdl.callbacks.meter import Meter
 from kerasdl.callbacks.nan_guard import NanGuard
 from kerasdl.callbacks.plateau import LowerRateOnPlateau
 from kerasdl.callbacks.progress import ProgressDisplay
 from kerasdl.callbacks.signals import StopOnSignal
+from kerasdl.callbacks.tensorboard import TensorBoard
 from kerasdl.callbacks.unfreezing import Unfreeze
 from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE
 
@@ -28,10 +30,12 @@ __all__ = [
     "EpochFacts",
     "HistoryFile",
     "LowerRateOnPlateau",
+    "Meter",
     "NanGuard",
     "ProgressDisplay",
     "StochasticAverage",
     "StopOnSignal",
+    "TensorBoard",
     "Unfreeze",
     "averaging",
     "standard_callbacks",
@@ -40,7 +44,12 @@ __all__ = [
 
 
 def standard_callbacks(
-    folder: str | Path | None, *, monitor: str = "val_loss", patience: int = 3
+    folder: str | Path | None,
+    *,
+    monitor: str = "val_loss",
+    patience: int = 3,
+    examples: int | None = None,
+    tensorboard: bool = False,
 ) -> list[keras.callbacks.Callback]:
     """Return the usual callbacks of a training that writes into `folder`.
 
@@ -51,6 +60,9 @@ def standard_callbacks(
         folder: Existing folder of the run; `None` writes nothing.
         monitor: Logged quantity that names the best epoch.
         patience: Epochs without improvement before the training stops.
+        examples: Examples of one epoch; speed and memory are then measured, too.
+        tensorboard: Write curves and histograms into `folder/tensorboard` (the extra
+            `tensorboard`).
 
     Returns:
         Callbacks for `model.fit(..., callbacks=...)`.
@@ -59,9 +71,13 @@ def standard_callbacks(
         EpochFacts(),
         EarlyStopping(monitor, patience=patience, restore_best_weights=True),
     ]
+    if examples is not None:
+        callbacks.append(Meter(examples))
     if folder is None:
         return callbacks
     folder = Path(folder)
+    if tensorboard:
+        callbacks.append(TensorBoard(folder / "tensorboard"))
     return [
         *callbacks,
         BestCheckpoint(folder / CHECKPOINT_FILE, monitor=monitor),

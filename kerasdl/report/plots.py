@@ -24,7 +24,10 @@ from kerasdl.report.drawing import (
 
 PANEL = (4.6, 3.7)
 SMALL_PANEL = (3.4, 3.1)
-NOT_DRAWN = ("epoch", "learning_rate", "seconds")
+NOT_DRAWN = (
+    *("epoch", "learning_rate", "seconds"),
+    *("examples_per_second", "memory_mb", "device_memory_mb"),
+)
 
 
 def save_plots(folder: str | os.PathLike, report: RunReport) -> None:
