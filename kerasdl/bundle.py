@@ -33,6 +33,7 @@ from kerasdl.spec import (
     TASKS,
     WEIGHTS,
     Bundle,
+    check_inputs,
     check_outputs,
     check_sizes,
     read_bundle,
@@ -161,6 +162,7 @@ def load(
         arguments = {**arguments, "input_shape": tuple(input_shape)}
         encoder = encoder.resized(input_shape)
     model = _rebuild(builder, arguments, folder, resize=input_shape is not None)
+    check_inputs(model, encoder.sizes, folder)
     check_outputs(model, answers, spec.labels, folder)
     if answers is Classifier:
         return Classifier(model, encoder, spec.labels, **spec.answer)

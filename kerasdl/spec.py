@@ -148,6 +148,29 @@ def check_sizes(
             )
 
 
+def check_inputs(model: keras.Model, sizes: Mapping, folder: Path) -> None:
+    """Refuse a model that takes examples of another shape than the encoder makes.
+
+    Args:
+        model: The model.
+        sizes: What the encoder decides.
+        folder: The bundle.
+
+    Raises:
+        InputError: If the shapes differ.
+    """
+    needed = sizes.get("input_shape")
+    for tensor in keras.tree.flatten(model.input) if needed else ():
+        taken = tuple(tensor.shape[1:])
+        if len(taken) != len(needed) or any(
+            size not in (None, found) for size, found in zip(taken, needed, strict=True)
+        ):
+            raise InputError(
+                f"{folder / SPEC}: the model takes examples of the shape {taken}, but "
+                f"the encoder makes {tuple(needed)}; get the bundle again"
+            )
+
+
 def check_outputs(
     model: keras.Model, answers: type, labels: list[str], folder: Path
 ) -> None:

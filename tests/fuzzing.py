@@ -137,7 +137,7 @@ def _edit_json(path: Path, chance: random.Random) -> None:
     """Replace, remove or double a value somewhere in a JSON file."""
     try:
         fields = json.loads(path.read_bytes())
-    except ValueError:  # an earlier mutation
+    except (ValueError, RecursionError):  # an earlier mutation
         return
     edit(fields, chance)
     path.write_text(json.dumps(fields))
@@ -178,7 +178,7 @@ def _edit_header(path: Path, chance: random.Random) -> None:
     length = int.from_bytes(content[:8], "little")
     try:
         header = json.loads(content[8 : 8 + length])
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     edit(header, chance)
     text = json.dumps(header).encode()

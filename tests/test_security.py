@@ -377,6 +377,7 @@ def test_a_model_of_another_kind_is_refused(copy):
     spec = json.loads((folder / bundle.SPEC).read_text())
     for changes in (
         {"task": "image-classification", "arguments": {"aux_heads": True}},
+        {"arguments": {"filters": [4]}},  # of the builder's own size of images
         {"builder": "mlp"},
         {"builder": "rnn"},
         {"builder": "inception"},
