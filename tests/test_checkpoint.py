@@ -24,7 +24,7 @@ def uninterrupted(tmp_path_factory):
     return resuming.run(tmp_path_factory.mktemp("uninterrupted"))
 
 
-@pytest.mark.parametrize("kill", [2, STEPS - 1, STEPS, 3 * STEPS - 1])
+@pytest.mark.parametrize("kill", [STEPS - 1, STEPS])
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     kill, uninterrupted, tmp_path
 ):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ class Store:
         state = {**saved.state, "format": FORMAT, "run": self.run, "score": score}
         path = self.folder / name
         if path.exists() and name not in self._scores:
-            shutil.rmtree(path)
+            _remove(path)
         with replacing(path) as partial:
             (partial / ARRAYS_FILE).write_bytes(safetensors.numpy.save(saved.arrays))
             text = json.dumps(state, indent=1, allow_nan=False)
@@ -138,7 +139,7 @@ class Store:
             kept = {FINAL}
         for path in self._paths():
             if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 self._scores.pop(path.name, None)
 
     def _paths(self) -> list[Path]:
@@ -164,6 +165,15 @@ class Store:
             for path in self.folder.iterdir():
                 if LEFTOVER_NAME.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint, which must not look like a damaged one halfway through."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.rename(hidden)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def step_name(step: int) -> str:
