@@ -2,10 +2,8 @@
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +16,9 @@ from kerasdl import BUILDERS
 from kerasdl.bundle import find_bundle, load, read_bundle, shipped_bundles
 from kerasdl.data.images import ImageEncoder
 from kerasdl.errors import InputError
+from kerasdl.foreign import check_files
 from kerasdl.layers import GridPositions, resize_positions
-from kerasdl.manifest import MANIFEST, PLAIN_NAME
+from kerasdl.manifest import MANIFEST
 from kerasdl.models.pretrained import (
     BACKBONES,
     build_backbone,
@@ -27,16 +26,13 @@ from kerasdl.models.pretrained import (
     settings_of,
 )
 from kerasdl.torch_weights import load_torch_weights
-from kerasdl.untrusted import brief, check_inside, open_tensors, read_json
-from kerasdl.weights import at_most, table_of_contents
+from kerasdl.untrusted import brief, read_json
 
 HEAD = "logits"
 CONFIG = "config.json"
 CONVERTER = "image_converter.json"
 HUB_WEIGHTS = "model.weights.h5"
 TORCH_WEIGHTS = "model.safetensors"
-TORCH_INDEX = "model.safetensors.index.json"
-SMALLEST_HDF5_ARRAY = 100
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 DEFAULT_SIZE = 224
 # Share of an image that is left where its border was cut off in the usual evaluation on
@@ -126,7 +122,7 @@ def open_pretrained(source: str | Path) -> Pretrained:
 
 def _from_folder(folder: Path) -> Pretrained:
     """Read a folder that KerasHub, timm or Hugging Face's libraries have written."""
-    bounded = _check_files(folder)
+    bounded = check_files(folder)
     config = read_json(folder / CONFIG)
     if READERS.keys().isdisjoint(config):
         raise InputError(
@@ -144,38 +140,6 @@ def _from_folder(folder: Path) -> Pretrained:
     except Exception as error:  # settings from a file can make anything fail
         reason = brief(str(error).partition("\n")[0])
         raise InputError(f"{folder} cannot be read: {reason}") from error
-
-
-def _check_files(folder: Path) -> AbstractContextManager:
-    """Refuse what leads outside; return a bound for the models that are then built."""
-    # The snapshots of Hugging Face's cache are links into the folder of the model.
-    in_cache = folder.absolute().parent.name == "snapshots"
-    root = folder.absolute().parents[1] if in_cache else folder
-    tensors = numbers = 0
-    for path in folder.iterdir():
-        if path.suffix in (".json", ".safetensors", ".h5"):
-            check_inside(path, root)
-        if path.suffix == ".safetensors":
-            with open_tensors(path) as arrays:
-                shapes = [shape for _, shape in table_of_contents(arrays).values()]
-            tensors += len(shapes)
-            numbers += sum(map(math.prod, shapes))
-        if path.suffix == ".h5":
-            # A number has one byte at least, an array a header.
-            tensors += path.stat().st_size // SMALLEST_HDF5_ARRAY
-            numbers += path.stat().st_size
-    if (folder / TORCH_INDEX).is_file():
-        _check_index(folder / TORCH_INDEX)
-    return at_most(tensors, numbers)
-
-
-def _check_index(path: Path) -> None:
-    files = read_json(path).get("weight_map")
-    for name in files.values() if isinstance(files, dict) else [None]:
-        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-            raise InputError(
-                f"{path} names {brief(repr(name))}, which is no file beside it"
-            )
 
 
 def put_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:

@@ -29,6 +29,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "evaluate": set(),
     "initializers": set(),
     "past": {"runs"},
+    "foreign": {"manifest", "weights"},
     "recipe": set(),
     "runs": set(),
     "schedules": set(),
@@ -53,8 +54,8 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "logistic": {"evaluate"},
     # Its list of backbones is the list of what can be opened.
     "pretrained": {
-        *("bundle", "data", "layers", "manifest", "models", "torch_weights"),
-        "weights",
+        *("bundle", "data", "foreign", "layers", "manifest", "models"),
+        "torch_weights",
     },
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "fit": {
