@@ -70,3 +70,27 @@ def refused(run_cli):
             assert word in err
 
     return check
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """Return a function that lets the n-th step from now on be the last."""
+    from resuming import Killed
+
+    from kerasdl.callbacks import Checkpoint
+
+    original = Checkpoint.on_train_batch_end
+
+    def kill(step):
+        left = [step]
+
+        def on_train_batch_end(self, batch, logs=None):
+            original(self, batch, logs)
+            left[0] -= 1
+            if left[0] == 0:
+                self._writer.flush()
+                raise Killed
+
+        monkeypatch.setattr(Checkpoint, "on_train_batch_end", on_train_batch_end)
+
+    return kill

@@ -12,33 +12,12 @@ from test_training import CNN, NGRAM, make_texts, weights, write_tsv
 
 import kerasdl
 from kerasdl import runs
-from kerasdl.callbacks import Checkpoint
 from kerasdl.errors import InputError
 from kerasdl.fit import fit
 from kerasdl.lock import LOCK_FILE, locked
 from kerasdl.phases import Phases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@pytest.fixture
-def kill(monkeypatch):
-    """Return a function that lets the n-th step from now on be the last."""
-    original = Checkpoint.on_train_batch_end
-
-    def kill(step):
-        left = [step]
-
-        def on_train_batch_end(self, batch, logs=None):
-            original(self, batch, logs)
-            left[0] -= 1
-            if left[0] == 0:
-                self._writer.flush()
-                raise Killed
-
-        monkeypatch.setattr(Checkpoint, "on_train_batch_end", on_train_batch_end)
-
-    return kill
 
 
 @pytest.fixture

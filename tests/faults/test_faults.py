@@ -4,10 +4,12 @@ The everyday suite runs five kills. With `KERASDL_FAULTS=FILE` the counts are ad
 JSON file.
 """
 
+import io
 import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,11 +20,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from test_training import make_texts, write_tsv
+import resuming
+from resuming import Killed
+from test_images_app import pictures
+from test_training import make_texts, weights, write_tsv
 
-from kerasdl import runs
+import kerasdl
+from kerasdl import backend, runs
 from kerasdl.checkpoint import Saved, Store, step_name
 from kerasdl.errors import InputError
+from kerasdl.fit import fit
+from kerasdl.phases import Phases
+from kerasdl.recipe import Recipe
 
 BACKEND = keras.backend.backend()
 KILLS = int(os.environ.get("KERASDL_KILLS", "50"))
@@ -316,3 +325,109 @@ def test_a_second_signal_during_the_save(tmp_path):
         assert not found.damaged
         ended.append(found.newest().state["step"])
     record("6 twice", steps=ended)
+
+
+class FullDisk(keras.callbacks.Callback):
+    """Let no file grow beyond 2 kB for the second epoch's first five steps."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == 1 and batch in (0, 5):
+            limit = 2000 if batch == 0 else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@faults
+def test_a_full_disk_costs_a_warning(tmp_path):
+    expected, out = resuming.run(tmp_path / "a"), io.StringIO()
+    before = [FullDisk()]
+    assert resuming.run(tmp_path / "b", before=before, out=out) == expected
+    assert "could not be saved (File too large); the training goes on" in out.getvalue()
+    folder = tmp_path / "b" / "checkpoints"
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    record("3", warnings=out.getvalue().count("could not be saved"))
+
+
+class Vanish(keras.callbacks.Callback):
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            shutil.rmtree(self.folder)
+
+
+@faults
+def test_a_folder_that_vanishes_is_an_error_and_does_not_come_back(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match=str(folder)):
+        resuming.run(folder, before=[Vanish(folder)])
+    assert not folder.exists()
+    with pytest.raises(InputError, match="too long"):
+        runs.check_folder(tmp_path / "/".join(["x" * 200] * 20), overwrite=False)
+    record("4 and 12, a path too long", passed=True)
+
+
+@faults
+def test_all_at_once_goes_on_as_if_nothing_had_happened(kill, tmp_path):
+    """MixUp, an average of the weights, a plateau, a schedule, micro-batches."""
+    recipe = Recipe(
+        build="cnn",
+        kind="image",
+        arguments={"filters": (8,)},
+        augment="strong",
+        ema=0.9,
+        plateau=1,
+        accumulate=2,
+        warmup=0.1,
+        epochs=5,
+        patience=3,
+        batch_size=8,
+        learning_rate=0.03,
+    )
+    fits = 0
+
+    def train(folder):
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        backend.set_seed(0)
+        phases = Phases(folder, saving={"every_steps": 1})
+        fitted = fit(recipe, kerasdl.cnn, pictures(), phases=phases)
+        values = weights(fitted.predictor.model)
+        history = {**fitted.history, "seconds": 0}
+        return {path: w.tobytes() for path, w in values.items()}, history
+
+    expected = train(tmp_path / "whole")
+    steps = -(-int(0.9 * len(pictures())) // 8)
+    for step in (steps - 2, steps, 2 * steps + 3, 3 * steps, 4 * steps + 1):
+        kill(step)
+        folder = tmp_path / str(step)
+        with pytest.raises(Killed):
+            train(folder)
+        kill(-1)
+        assert train(folder) == expected
+        fits += 1
+    record("8", kills=fits)
+
+
+@faults
+def test_a_loss_scale_goes_on_as_it_was(tmp_path, monkeypatch):
+    plain = resuming.tiny_model
+
+    def scaled():
+        model = plain()
+        inner = keras.optimizers.Adam(0.05)
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            inner, initial_scale=64.0, dynamic_growth_steps=4
+        )
+        model.compile(optimizer, model.loss, metrics=["accuracy"])
+        return model
+
+    monkeypatch.setattr(resuming, "tiny_model", scaled)
+    expected = resuming.run(tmp_path / "whole")
+    for step in (3, 6, 10):
+        assert resuming.run(tmp_path / str(step), kill=step) is None
+        assert resuming.run(tmp_path / str(step)) == expected
+    record("8, loss scale", kills=3)
