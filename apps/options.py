@@ -61,6 +61,52 @@ EncodingErrors = Annotated[
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
 BatchSize = Annotated[int | None, typer.Option(help="Examples per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Highest learning rate.")]
+# Of `kerasdl.optimizers` and `kerasdl.schedules`, which --help must not wait for.
+OPTIMIZERS = (
+    *("sgd", "rmsprop", "adam", "adamw", "lion", "muon"),
+    "schedule_free_adamw",
+)
+SCHEDULES = (
+    *("constant", "cosine", "exp_range", "exponential", "inverse_sqrt", "linear"),
+    *("one_cycle", "restarts", "step", "triangular", "wsd"),
+)
+
+
+def _one_of(option: str, choices: tuple[str, ...]):
+    """Return a callback that refuses what is none of some names."""
+
+    def check(name: str | None) -> str | None:
+        if name is not None:
+            try:
+                check_choice(option, name, choices)
+            except ValueError as error:
+                raise InputError(str(error)) from error
+        return name
+
+    return check
+
+
+Optimizer = Annotated[
+    str | None,
+    typer.Option(
+        help=f"One of {', '.join(OPTIMIZERS)}.",
+        callback=_one_of("optimizer", OPTIMIZERS),
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How the learning rate changes: {', '.join(SCHEDULES)}.",
+        callback=_one_of("schedule", SCHEDULES),
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    typer.Option(min=1, help="Parts of a step: less memory, the same step."),
+]
+Clip = Annotated[
+    float | None, typer.Option(min=0, help="Largest norm of the gradient; 0 is any.")
+]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Decides all randomness.")
 ]

@@ -10,8 +10,10 @@ import typer
 from kerasdl.errors import InputError
 from kerasdl_apps import sentiment
 from kerasdl_apps.options import (
+    Accumulate,
     Backend,
     BatchSize,
+    Clip,
     CsvFile,
     Encoding,
     EncodingErrors,
@@ -19,10 +21,12 @@ from kerasdl_apps.options import (
     ForceResume,
     Json,
     LearningRate,
+    Optimizer,
     Overwrite,
     Quick,
     Resume,
     RunFolder,
+    Schedule,
     Seed,
     TrainedBundle,
     check_writable,
@@ -68,6 +72,10 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    accumulate: Accumulate = None,
+    clip: Clip = None,
     seed: Seed = 0,
     out: RunFolder = None,
     quick: Quick = False,
@@ -102,6 +110,10 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            optimizer=optimizer,
+            schedule=schedule,
+            accumulate=accumulate,
+            clip=clip,
             seed=seed,
         )
     return train_recipe(

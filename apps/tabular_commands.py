@@ -9,8 +9,10 @@ from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl_apps import tabular
 from kerasdl_apps.options import (
+    Accumulate,
     Backend,
     BatchSize,
+    Clip,
     CsvFile,
     Encoding,
     EncodingErrors,
@@ -18,10 +20,12 @@ from kerasdl_apps.options import (
     ForceResume,
     Json,
     LearningRate,
+    Optimizer,
     Overwrite,
     Quick,
     Resume,
     RunFolder,
+    Schedule,
     Seed,
     TrainedBundle,
     check_writable,
@@ -76,6 +80,10 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    accumulate: Accumulate = None,
+    clip: Clip = None,
     seed: Seed = 0,
     out: RunFolder = None,
     quick: Quick = False,
@@ -105,6 +113,10 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            optimizer=optimizer,
+            schedule=schedule,
+            accumulate=accumulate,
+            clip=clip,
             seed=seed,
         )
     return train_recipe(

@@ -36,6 +36,7 @@ _MODULES = {
     "Run": "kerasdl.results",
     "finetune": "kerasdl.training",
     "load": "kerasdl.bundle",
+    "lr_find": "kerasdl.rate_finder",
     "load_torch_weights": "kerasdl.torch_weights",
     "standard_callbacks": "kerasdl.callbacks",
     "train": "kerasdl.training",

@@ -308,6 +308,22 @@ class StableThenDecay(_Configured):
         return self.peak * ops.clip(left, 0.0, 1.0)
 
 
+@keras.saving.register_keras_serializable(package="kerasdl")
+@dataclass(eq=False)
+class ExponentialRise(_Configured):
+    """Rise by the same factor at each step, from the step `first` on."""
+
+    lowest: float
+    highest: float
+    steps: int
+    first: int = 0
+
+    def __call__(self, step):
+        """Return the learning rate at a step."""
+        share = (ops.cast(step, "float32") - self.first) / (self.steps - 1)
+        return self.lowest * ops.exp(math.log(self.highest / self.lowest) * share)
+
+
 def _between(first: float, last: float, share):
     """Go from one value to another along a half cosine."""
     share = ops.clip(share, 0.0, 1.0)

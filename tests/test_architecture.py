@@ -37,6 +37,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "layers": {"backend", "initializers"},
     "optimizers": {"schedules"},
     "steps": {"backend"},
+    "rate_finder": {"backend", "checkpoint", "data", "optimizers", "schedules"},
     "tasks": {"backend", "optimizers"},
     "blocks": {"initializers", "layers"},
     "models": {"blocks", "initializers", "layers", "tasks"},

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import kerasdl
-from kerasdl import runs, training
+from kerasdl import optimizers, runs, schedules, training
 from kerasdl.data.text import TextEncoder
-from kerasdl_apps import cli, sentiment
+from kerasdl_apps import cli, options, sentiment
 
 DEFAULT = keras.backend.backend() == "tensorflow"
 only_once = pytest.mark.skipif(not DEFAULT, reason="the same on every backend")
@@ -792,3 +792,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(trained):
     assert done.stdout.startswith("pos\t")
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_names_of_the_options_are_those_of_the_library():
+    assert set(options.OPTIMIZERS) == set(optimizers.OPTIMIZERS)
+    assert set(options.SCHEDULES) == set(schedules.SCHEDULES)
+
+
+@pytest.mark.parametrize("app", ["sentiment", "images", "tabular"])
+def test_unknown_optimizer_or_schedule_is_refused(refused, app):
+    refused(app, "train", "--optimizer", "adan", words=["adan", "adam"])
+    refused(app, "train", "--schedule", "cosin", words=["cosin", "cosine"])
