@@ -7,7 +7,7 @@ import typer
 
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
-from kerasdl_apps import images, images_check
+from kerasdl_apps import images, images_check, rate_commands
 from kerasdl_apps.options import (
     Accumulate,
     Backend,
@@ -40,6 +40,7 @@ from kerasdl_apps.options import (
 
 app = typer.Typer(help="Classes of images.", rich_markup_mode=None)
 app.command(name="check")(images_check.check)
+app.command(name="lr-find")(rate_commands.find_for_images)
 
 AUGMENT = ("none", "light", "medium", "strong")
 Data = Annotated[

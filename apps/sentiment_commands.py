@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kerasdl.errors import InputError
-from kerasdl_apps import sentiment
+from kerasdl_apps import rate_commands, sentiment
 from kerasdl_apps.options import (
     Accumulate,
     Backend,
@@ -42,6 +42,7 @@ from kerasdl_apps.options import (
 )
 
 app = typer.Typer(help="Sentiment of texts.", rich_markup_mode=None)
+app.command(name="lr-find")(rate_commands.find_for_texts)
 
 Data = Annotated[
     str,

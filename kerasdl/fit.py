@@ -161,12 +161,53 @@ def _fit_once(
     phase: Phase,
 ) -> Fitted:
     """Train one model on encoded examples; calibrate it on the second of `data`."""
+    kept, validation = data
+    arguments = builder_arguments(recipe, builder, encoder, kept)
+    prepared = prepare(recipe, builder, encoder, inputs, labels, data, teacher=teacher)
+    model, trained, answers, training, validating = prepared
+    history = phase.finished(model)
+    if history is None:
+        guard = NanGuard(
+            phase.folder,
+            source=training,
+            examples=kept.examples,
+            console=phase.phases.console,
+        )
+        history = _run_epochs(trained, recipe, training, validating, phase, guard)
+        phase.finish(model, history)
+    adapt_blend(answers, validation)
+    answers.calibrate(validation.examples, validation.labels)
+    return Fitted(builder.__name__, arguments, answers, history)
+
+
+def prepare(
+    recipe: Recipe,
+    builder: Callable[..., keras.Model],
+    encoder: Encoder,
+    inputs: Mapping[str, Ragged],
+    labels: np.ndarray,
+    data: tuple[Labelled, Labelled],
+    *,
+    teacher: keras.Model | None = None,
+) -> tuple[keras.Model, keras.Model, Classifier | Regressor, BatchSource, BatchSource]:
+    """Make all that `fit` of a model needs.
+
+    Args:
+        recipe: How to train.
+        builder: The recipe's builder.
+        encoder: What has encoded the inputs.
+        inputs: Encoded training examples.
+        labels: Their labels, integer or soft.
+        data: Examples to train and to validate on.
+        teacher: A model of the same build, trained on labels alone.
+
+    Returns:
+        The model, itself again or what augments around it, its answers, and the batches
+        to train and to validate on.
+    """
     backend.set_seed(recipe.seed)
     kept, validation = data
-    arguments = {
-        **_accepted(builder, {**encoder.sizes, **_outputs(kept)}),
-        **recipe.arguments,
-    }
+    arguments = builder_arguments(recipe, builder, encoder, kept)
     steps = -(-len(labels) // recipe.batch_size)
     schedule = learning_rate_schedule(
         recipe.schedule,
@@ -203,19 +244,15 @@ def _fit_once(
         )
     if recipe.accumulate > 1 or recipe.sam:
         set_training_step(trained, micro_batches=recipe.accumulate, radius=recipe.sam)
-    history = phase.finished(model)
-    if history is None:
-        guard = NanGuard(
-            phase.folder,
-            source=training,
-            examples=kept.examples,
-            console=phase.phases.console,
-        )
-        history = _run_epochs(trained, recipe, training, validating, phase, guard)
-        phase.finish(model, history)
-    adapt_blend(answers, validation)
-    answers.calibrate(validation.examples, validation.labels)
-    return Fitted(builder.__name__, arguments, answers, history)
+    return model, trained, answers, training, validating
+
+
+def builder_arguments(recipe, builder, encoder: Encoder, data: Labelled) -> dict:
+    """Return the arguments of a recipe's builder, those that data decide included."""
+    return {
+        **_accepted(builder, {**encoder.sizes, **_outputs(data)}),
+        **recipe.arguments,
+    }
 
 
 def _optimizer(recipe: Recipe, schedule) -> keras.optimizers.Optimizer:

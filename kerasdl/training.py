@@ -15,6 +15,7 @@ import kerasdl
 from kerasdl import evaluate
 from kerasdl.callbacks import StopOnSignal
 from kerasdl.checks import check_choice
+from kerasdl.data.encoders import ENCODERS
 from kerasdl.data.image_files import Photos
 from kerasdl.data.image_sources import load_images
 from kerasdl.data.labelled import (
@@ -30,8 +31,9 @@ from kerasdl.data.sources import load_texts
 from kerasdl.doctor import fast_check
 from kerasdl.errors import InputError
 from kerasdl.finetuning import finetuning, fit_pretrained
-from kerasdl.fit import Fitted, fit
+from kerasdl.fit import Fitted, fit, prepare
 from kerasdl.phases import Phases
+from kerasdl.rate_finder import FoundRate, lr_find
 from kerasdl.recipe import Recipe
 from kerasdl.results import Run, write_results
 from kerasdl.runs import (
@@ -195,6 +197,33 @@ def finetune(
     """
     recipe = replace(finetuning(str(pretrained)), data=str(data), **changes)
     return train(recipe, out=out, overwrite=overwrite, console=console)
+
+
+def find_rate(recipe: Recipe, *, console: Console | None = None) -> FoundRate:
+    """Search a learning rate for a recipe: see `kerasdl.lr_find`.
+
+    Args:
+        recipe: What would be trained, on what, and how.
+        console: Where is said which data were taken, standard error by default.
+
+    Returns:
+        The suggestion, and the curve.
+
+    Raises:
+        InputError: If the data cannot be used, or the loss falls at no rate.
+    """
+    if recipe.pretrained:
+        raise InputError("a pretrained model has its rate already; leave it as it is")
+    parts = _read(recipe, console or Console(stderr=True))
+    data, validation = parts.training, parts.validation
+    if validation is None:
+        data, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
+    encoder, inputs = ENCODERS[recipe.kind].fit_encode(data.examples, **recipe.encoder)
+    prepared = prepare(
+        recipe, _resolve(recipe.build), encoder, inputs, data.labels, (data, validation)
+    )
+    _, trained, _, batches, _ = prepared
+    return lr_find(trained, batches)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "training": {
         *("callbacks", "data", "doctor", "evaluate", "finetuning", "fit", "recipe"),
         *("phases", "results", "runs"),
+        "rate_finder",
     },
 }
 FOREIGN = ("jax", "tensorflow", "torch", "keras.src")

@@ -803,3 +803,15 @@ def test_names_of_the_options_are_those_of_the_library():
 def test_unknown_optimizer_or_schedule_is_refused(refused, app):
     refused(app, "train", "--optimizer", "adan", words=["adan", "adam"])
     refused(app, "train", "--schedule", "cosin", words=["cosin", "cosine"])
+
+
+def test_lr_find_prints_and_draws(run_cli, tmp_path):
+    data, picture = tmp_path / "data.csv", tmp_path / "curve.png"
+    write_csv(data, reviews(120))
+    options = ("--data", data, "--model", "text_cnn", "--out", picture, "--json")
+    code, out, err = run_cli("sentiment", "lr-find", "--quick", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["family"] == "convolutional"
+    assert found["suggestion"] == min(found["uncapped"], found["cap"])
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from kerasdl.files import whole_file
 from kerasdl.report.contents import RunReport
 from kerasdl.report.drawing import (
+    COLOURS,
     MOST_NUMBERED_CLASSES,
     STYLE,
     draw_confusion,
@@ -137,6 +138,27 @@ def residuals(values: np.ndarray, predicted: np.ndarray) -> Figure:
     """Plot how often which error occurs; values and predictions are `(count,)`."""
     figure = Figure(PANEL, layout="constrained")
     draw_residuals(figure, values, predicted)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def rate_curve(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float,
+) -> Figure:
+    """Plot the loss over rising learning rates, and mark the rate that is suggested."""
+    figure = Figure(PANEL, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=COLOURS["quiet"], alpha=0.4, label="each batch")
+    axes.plot(rates, smoothed, color=COLOURS["first"], label="smoothed")
+    axes.axvline(suggestion, color=COLOURS["second"], label=f"{suggestion:.1e}")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.2 * max(smoothed[: max(len(smoothed) // 2, 1)]))
+    axes.set_title("Loss by learning rate")
+    axes.set_xlabel("learning rate")
+    axes.legend(labelcolor=COLOURS["quiet"])
     return figure
 
 
