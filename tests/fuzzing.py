@@ -13,7 +13,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from kerasdl.bundle import load
 from kerasdl.errors import InputError
 from kerasdl.manifest import seal
 
+ALL_KINDS = {**KINDS, "pretrained": (pretrained_bundle, KINDS["image"][1])}
 # Of a child process, code and libraries of the backend included.
 LARGEST_MEMORY = 6 * 2**30
 SECONDS = 20
@@ -195,13 +196,11 @@ def _edit_numbers(path: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
-def make_originals(root: Path, *, pretrained: bool) -> tuple[dict, dict]:
+def make_originals(root: Path, kinds: Iterable[str]) -> tuple[dict, dict]:
     """Write one bundle of each kind; return folders and examples by kind."""
-    kinds = dict(KINDS)
-    if pretrained:
-        kinds["pretrained"] = (pretrained_bundle, KINDS["image"][1])
-    folders = {kind: write(root / kind) for kind, (write, _) in kinds.items()}
-    examples = {kind: found for kind, (_, found) in kinds.items()}
+    made = {kind: ALL_KINDS[kind] for kind in kinds}
+    folders = {kind: write(root / kind) for kind, (write, _) in made.items()}
+    examples = {kind: found for kind, (_, found) in made.items()}
     for kind, folder in folders.items():  # imports what there is to import
         load(folder).answers(examples[kind])
     return folders, examples
@@ -210,7 +209,7 @@ def make_originals(root: Path, *, pretrained: bool) -> tuple[dict, dict]:
 def main(first: int, count: int, report: Callable[[str], object] = print) -> None:
     """Run cases in this process, and report a line of JSON before and after each."""
     with tempfile.TemporaryDirectory() as root:
-        originals, examples = make_originals(Path(root), pretrained=True)
+        originals, examples = make_originals(Path(root), ALL_KINDS)
         limits = LARGEST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, limits)
         for number in range(first, first + count):
