@@ -43,8 +43,8 @@ class FoundRate:
 
     Attributes:
         suggestion: The learning rate to train with, at its highest.
-        uncapped: What the curve alone suggests: where the loss falls fastest, and no
-            more than a tenth of where it is least.
+        uncapped: What the curve alone suggests: where the loss has fallen half-way, and
+            no more than a tenth of where it is least.
         cap: Highest suggestion for such a model and optimizer.
         family: A key of `CAPS`.
         rates: Learning rate of each step.
@@ -77,8 +77,8 @@ def lr_find(
     """Train at rising learning rates, suggest one, and leave no trace.
 
     Weights, optimizer, metrics and random seeds are afterwards what they were, whatever
-    happens. The suggestion is where the smoothed loss falls fastest, capped by the
-    family of the model.
+    happens. The suggestion is where the smoothed loss has fallen half-way, capped by
+    the family of the model.
 
     Args:
         model: Compiled model.
@@ -112,7 +112,7 @@ def lr_find(
         losses = _losses(model, itertools.cycle(_batches(data)), rates, set_rate)
     smoothed = _smoothed(losses)
     rates = rates[: len(losses)]
-    found = _steepest(rates, smoothed)
+    found = _halfway(rates, smoothed)
     is_sgd = isinstance(innermost(model.optimizer), keras.optimizers.SGD)
     cap = CAPS[family] * (SGD_TIMES if is_sgd else 1)
     return FoundRate(
@@ -238,8 +238,11 @@ def _smoothed(losses: list[float]) -> np.ndarray:
     return np.array(found)
 
 
-def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    """Return where the loss falls fastest, well below where it is least."""
+def _halfway(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """Return where the loss has fallen half-way, well below where it is least.
+
+    That is near the steepest place, which noise would put anywhere.
+    """
     # The first averages are those of few batches, perhaps easy ones.
     first = min(max(3, len(smoothed) // 10), len(smoothed))
     rates, smoothed = rates[first:], smoothed[first:]
@@ -249,5 +252,6 @@ def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float:
             "the loss falls at no learning rate of the search; look at the data, or"
             " begin lower"
         )
-    slopes = np.gradient(smoothed[: least + 1], np.log(rates[: least + 1]))
-    return min(rates[int(np.argmin(slopes))], rates[least] / 10)
+    middle = (np.median(smoothed[: least // 2 + 1]) + smoothed[least]) / 2
+    above = np.flatnonzero(smoothed[:least] > middle)
+    return min(rates[above[-1] if len(above) else 0], rates[least] / 10)
