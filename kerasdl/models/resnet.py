@@ -50,7 +50,8 @@ def resnet(
 
     The ImageNet stem divides height and width by 4, the CIFAR stem keeps them; each
     stage after the first halves them. The variants up to 110 layers whose number is
-    6n + 2 are those for CIFAR.
+    6n + 2 are those for CIFAR. What the shortcuts bring is measured in
+    `docs/builders.md`, with the picture `docs/resnet-depth.png`.
 
     Args:
         input_shape: Image shape `(height, width, channels)`, normalised float pixels.
