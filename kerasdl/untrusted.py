@@ -11,6 +11,8 @@ from typing import IO
 
 from kerasdl.errors import InputError
 
+# Numbers of one example, where a bundle says how many: 64 megabytes.
+LARGEST_EXAMPLE = 2**24
 # A bundle's settings are a few kilobytes; the names of 21,000 classes are one megabyte.
 LARGEST_JSON = 2**24
 # Longest whole number that is read: everything up to 2^63 in decimal digits.

@@ -23,13 +23,9 @@ class Unfreeze(keras.callbacks.Callback):
 
     Example:
         >>> from kerasdl.optimizers import make_optimizer
-        >>> model = keras.Sequential(
-        ...     [
-        ...         keras.Input((2,)),
-        ...         keras.layers.Dense(3, name="body"),
-        ...         keras.layers.Dense(1, name="head"),
-        ...     ]
-        ... )
+        >>> inputs = keras.Input((2,))
+        >>> hidden = keras.layers.Dense(3, name="body")(inputs)
+        >>> model = keras.Model(inputs, keras.layers.Dense(1, name="head")(hidden))
         >>> model.compile(make_optimizer("adam", 0.1, factors={}), "mse")
         >>> before = model.get_layer("body").get_weights()[0]
         >>> x, y = np.ones((4, 2)), np.ones(4)

@@ -10,9 +10,7 @@ import numpy as np
 
 from kerasdl.data.batches import Dense, check_finite
 from kerasdl.errors import InputError
-
-# Numbers of one example, where a bundle says how many: 64 megabytes.
-LARGEST_EXAMPLE = 2**24
+from kerasdl.untrusted import LARGEST_EXAMPLE
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from kerasdl.data.arrays import LARGEST_EXAMPLE
 from kerasdl.data.image_files import Photos
 from kerasdl.data.pixels import (
     INTERPOLATIONS,
@@ -21,6 +20,7 @@ from kerasdl.data.pixels import (
     read_image,
 )
 from kerasdl.errors import InputError
+from kerasdl.untrusted import LARGEST_EXAMPLE
 
 __all__ = ["ImageEncoder", "Photos", "Pictures", "read_image"]
 
