@@ -27,7 +27,8 @@ class NanGuard(keras.callbacks.Callback):
     learning rate becomes smaller, and the training goes on with the next batch. After
     some times it ends, with finite weights. Keras hands every callback the loss of each
     step as a number, so that looking at it costs nothing; the copy of the state that is
-    kept in memory is renewed after so many steps alone, as on JAX it waits for them.
+    kept in memory is renewed after so many steps and epochs alone, as on JAX it waits
+    for them. Weights that are not finite are found then, too.
 
     Put it first, so that others see the state that is gone back to. The inputs of a
     `BatchSource` are looked through before the training.
@@ -72,7 +73,7 @@ class NanGuard(keras.callbacks.Callback):
         self._tries = state["tries"]
 
     def on_train_begin(self, logs=None):
-        self._tries = 0
+        self._tries = self._steps = 0
         self._copy = None
         make_scalable(self.model.optimizer)
         if self.source is not None:
@@ -89,12 +90,18 @@ class NanGuard(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._steps += 1
+        self._batch = batch
         loss = (logs or {}).get("loss", 0.0)
         is_good = bool(np.isfinite(loss))
         if is_good and self._steps >= self.every_steps:
             is_good = self._remember()
         if not is_good:
             self._go_back(batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # On TensorFlow a ReLU may make zeros of NaN: lost weights, and a finite loss.
+        if self._steps and not self._remember():
+            self._go_back(self._batch)
 
     def _remember(self) -> bool:
         """Copy the state, unless it is not finite; say whether it is."""
