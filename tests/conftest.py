@@ -94,3 +94,12 @@ def kill(monkeypatch):
         monkeypatch.setattr(Checkpoint, "on_train_batch_end", on_train_batch_end)
 
     return kill
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Put signal handlers back that a training leaves when a test cuts it short."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -33,7 +33,7 @@ from kerasdl.data.text import TextEncoder
 from kerasdl.errors import InputError
 from kerasdl.manifest import seal
 
-SECONDS, MEGABYTES = 10, 500
+SECONDS, MEGABYTES = 30, 500
 TOKENIZER = "tokenizer.json"
 
 
