@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl_apps import images, images_check, rate_commands
 from kerasdl_apps.options import (
@@ -30,6 +29,7 @@ from kerasdl_apps.options import (
     console,
     given,
     load_backend,
+    one_of,
     print_json,
     print_line,
     print_metrics,
@@ -68,15 +68,6 @@ Tta = Annotated[
 ]
 
 
-def _check_augment(name: str | None) -> str | None:
-    if name is not None:
-        try:
-            check_choice("augment", name, AUGMENT)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-    return name
-
-
 @app.command()
 def train(
     context: typer.Context,
@@ -99,7 +90,7 @@ def train(
         str | None,
         typer.Option(
             help=f"Changes of training images: {', '.join(AUGMENT)}.",
-            callback=_check_augment,
+            callback=one_of("augment", AUGMENT),
         ),
     ] = None,
     tta: Tta = None,

@@ -72,7 +72,7 @@ SCHEDULES = (
 )
 
 
-def _one_of(option: str, choices: tuple[str, ...]):
+def one_of(option: str, choices: tuple[str, ...]):
     """Return a callback that refuses what is none of some names."""
 
     def check(name: str | None) -> str | None:
@@ -90,14 +90,14 @@ Optimizer = Annotated[
     str | None,
     typer.Option(
         help=f"One of {', '.join(OPTIMIZERS)}.",
-        callback=_one_of("optimizer", OPTIMIZERS),
+        callback=one_of("optimizer", OPTIMIZERS),
     ),
 ]
 Schedule = Annotated[
     str | None,
     typer.Option(
         help=f"How the learning rate changes: {', '.join(SCHEDULES)}.",
-        callback=_one_of("schedule", SCHEDULES),
+        callback=one_of("schedule", SCHEDULES),
     ),
 ]
 Accumulate = Annotated[

@@ -25,52 +25,36 @@ Picture = Annotated[Path, typer.Option(help="PNG file for the curve.")]
 Model = Annotated[str, typer.Option(help="As of train.")]
 
 
-def find_for_texts(
-    *,
-    data: Data = "auto",
-    model: Model = sentiment.DEFAULT_MODEL,
-    batch_size: BatchSize = None,
-    optimizer: Optimizer = None,
-    seed: Seed = 0,
-    quick: Quick = False,
-    out: Picture = Path("lr-find.png"),
-    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
-    as_json: Json = False,
-) -> None:
-    """Find a learning rate: train a moment at rising ones, and draw the loss."""
-    chosen = sentiment.recipe(
-        model,
-        quick=quick,
-        data=data,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        seed=seed,
-    )
-    _find(chosen, out, as_json=as_json)
+def _finder(app):
+    """Return the command for the recipes of an app."""
+
+    def find(
+        *,
+        data: Data = "auto",
+        model: Model = app.DEFAULT_MODEL,
+        batch_size: BatchSize = None,
+        optimizer: Optimizer = None,
+        seed: Seed = 0,
+        quick: Quick = False,
+        out: Picture = Path("lr-find.png"),
+        backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+        as_json: Json = False,
+    ) -> None:
+        """Find a learning rate: train a moment at rising ones, and draw the loss."""
+        chosen = app.recipe(
+            model,
+            quick=quick,
+            data=data,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            seed=seed,
+        )
+        _find(chosen, out, as_json=as_json)
+
+    return find
 
 
-def find_for_images(
-    *,
-    data: Data = "auto",
-    model: Model = images.DEFAULT_MODEL,
-    batch_size: BatchSize = None,
-    optimizer: Optimizer = None,
-    seed: Seed = 0,
-    quick: Quick = False,
-    out: Picture = Path("lr-find.png"),
-    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
-    as_json: Json = False,
-) -> None:
-    """Find a learning rate: train a moment at rising ones, and draw the loss."""
-    chosen = images.recipe(
-        model,
-        quick=quick,
-        data=data,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        seed=seed,
-    )
-    _find(chosen, out, as_json=as_json)
+find_for_texts, find_for_images = _finder(sentiment), _finder(images)
 
 
 def _find(recipe, out: Path, *, as_json: bool) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl_apps import tabular
 from kerasdl_apps.options import (
@@ -31,6 +30,7 @@ from kerasdl_apps.options import (
     check_writable,
     given,
     load_backend,
+    one_of,
     print_json,
     print_line,
     print_metrics,
@@ -46,15 +46,6 @@ Data = Annotated[str, typer.Option(help="A table in CSV, TSV, JSONL or Parquet."
 Target = Annotated[str, typer.Option(help="Column to predict.")]
 
 
-def _check_task(task: str | None) -> str | None:
-    if task is not None:
-        try:
-            check_choice("task", task, TASKS)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-    return task
-
-
 @app.command()
 def train(
     context: typer.Context,
@@ -67,7 +58,7 @@ def train(
         str | None,
         typer.Option(
             help="classification or regression; by the target if omitted.",
-            callback=_check_task,
+            callback=one_of("task", TASKS),
         ),
     ] = None,
     drop: Annotated[

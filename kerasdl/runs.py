@@ -49,7 +49,7 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None
             raise InputError(f"{folder} is a file; choose another --out")
         if resume:
             _check_unfinished(folder)
-        elif folder.is_dir() and any(path for path in content(folder)):
+        elif folder.is_dir() and content(folder):
             _check_run(folder, overwrite=overwrite)
         parent = next(path for path in (folder, *folder.parents) if path.exists())
         (folder / LONGEST_NAME).exists()
