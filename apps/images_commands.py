@@ -42,7 +42,7 @@ app = typer.Typer(help="Classes of images.", rich_markup_mode=None)
 app.command(name="check")(images_check.check)
 app.command(name="lr-find")(rate_commands.find_for_images)
 
-AUGMENT = ("none", "light", "medium", "strong")
+AUGMENT = ("none", "light", "erasing", "medium", "strong")
 Data = Annotated[
     str,
     typer.Option(

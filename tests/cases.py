@@ -195,6 +195,8 @@ CASES = [
             ({"filters": 8}, "filters=8; expected a sequence"),
             ({"kernel_size": 0}, "kernel_size=0"),
             ({"kernel_size": (3, 3)}, rf"kernel_size=\(3, 3\); {SINGLE}"),
+            ({"depths": (2,)}, r"depths=\(2,\) for 2 stages"),
+            ({"depths": (2, 0)}, r"depths=\(2, 0\)"),
         ],
         published=[({}, 94_986)],
     ),

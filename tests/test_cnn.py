@@ -54,14 +54,28 @@ def torch_dense(*sizes):
 
 def test_plain_stages_are_convolve_normalise_rectify_pool():
     model = cnn((9, 12, 2), filters=(4, 6), optimizer=None)
-    names = [
-        f"stage{i}_{part}" for i in (1, 2) for part in ("conv", "norm", "relu", "pool")
-    ]
+    convolution = ("conv1", "norm1", "relu1")
+    names = [f"stage{i}_{part}" for i in (1, 2) for part in (*convolution, "pool")]
     assert [layer.name for layer in model.layers] == [
         *("image", *names),
         *("pool", "dropout", "logits"),
     ]
     assert model.get_layer("stage2_pool").output.shape == (None, 2, 3, 6)
+
+
+def test_plain_stages_may_convolve_more_than_once():
+    model = cnn((8, 8, 1), filters=(4, 6), depths=(1, 3), optimizer=None)
+    kernels = {
+        layer.name: layer.kernel.shape
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    }
+    assert kernels == {
+        "stage1_conv1": (3, 3, 1, 4),
+        "stage2_conv1": (3, 3, 4, 6),
+        "stage2_conv2": (3, 3, 6, 6),
+        "stage2_conv3": (3, 3, 6, 6),
+    }
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])

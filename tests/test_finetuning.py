@@ -287,7 +287,7 @@ def test_rates_fall_from_part_to_part(cnn):
     model, *_ = prepared(cnn)
     parts = finetuning.parts_from_above(model)
     assert sum(map(len, parts)) == len(model.trainable_variables)
-    assert parts[-1][0].path == "stage1_conv/kernel"
+    assert parts[-1][0].path == "stage1_conv1/kernel"
     order = [v.path for v in model.trainable_variables]
     places = [order.index(part[0].path) for part in parts]
     assert all(above > below for above, below in itertools.pairwise(places))

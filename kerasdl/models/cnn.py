@@ -24,6 +24,7 @@ def cnn(
     num_classes: int = 10,
     *,
     filters: tuple[int, ...] = (32, 64, 128),
+    depths: tuple[int, ...] | None = None,
     kernel_size: int = 3,
     hidden_units: tuple[int, ...] = (),
     dropout: float = 0.0,
@@ -33,16 +34,17 @@ def cnn(
 ) -> keras.Model:
     """Build a compiled plain convolutional classifier.
 
-    Every stage is a convolution, batch norm, ReLU and a maximum that halves height and
-    width, rounded down. The last map is averaged over all pixels, or, with hidden
-    layers, over the fields of a grid, so that these know where on the image a feature
-    was.
+    Every stage is a convolution, batch norm and ReLU, once or more often, and a maximum
+    that halves height and width, rounded down. The last map is averaged over all
+    pixels, or, with hidden layers, over the fields of a grid, so that these know where
+    on the image a feature was.
 
     Args:
         input_shape: Image shape `(height, width, channels)`, normalised float pixels,
             height and width at least 2 to the number of stages.
         num_classes: Number of classes, i.e. logits per image.
         filters: Channels of each stage, from the first to the last.
+        depths: Convolutions of each stage; one if omitted.
         kernel_size: Height and width of every kernel, in pixels.
         hidden_units: Units of dense layers, with batch norm and ReLU, before the
             logits.
@@ -56,8 +58,8 @@ def cnn(
         `(batch, num_classes)`.
 
     Raises:
-        ValueError: If an argument is out of range, or the image too small to be halved
-            in every stage.
+        ValueError: If an argument is out of range, there are not as many depths as
+            stages, or the image is too small to be halved in every stage.
 
     Example:
         >>> cnn((28, 28, 1), filters=(8, 16)).output_shape
@@ -68,6 +70,12 @@ def cnn(
         order within a stage. Differs: the convolutions keep their bias.
     """
     check_sequences(filters=filters)
+    depths = (1,) * len(filters) if depths is None else depths
+    check_sequences(depths=depths)
+    if len(depths) != len(filters):
+        raise ValueError(
+            f"depths={depths} for {len(filters)} stages; give one number for each"
+        )
     if hidden_units != ():
         check_sequences(hidden_units=hidden_units)
     check_sizes(kernel_size=kernel_size)
@@ -76,10 +84,11 @@ def cnn(
     check_rates(dropout=dropout)
 
     image = x = image_input(input_shape)
-    for i, size in enumerate(filters, start=1):
-        x = conv(x, size, kernel_size, bias=True, name=f"stage{i}_conv")
-        x = batch_norm(x, name=f"stage{i}_norm")
-        x = layers.ReLU(name=f"stage{i}_relu")(x)
+    for i, (size, depth) in enumerate(zip(filters, depths, strict=True), start=1):
+        for j in range(1, depth + 1):
+            x = conv(x, size, kernel_size, bias=True, name=f"stage{i}_conv{j}")
+            x = batch_norm(x, name=f"stage{i}_norm{j}")
+            x = layers.ReLU(name=f"stage{i}_relu{j}")(x)
         x = layers.MaxPooling2D(2, name=f"stage{i}_pool")(x)
     if not hidden_units:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
