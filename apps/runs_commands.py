@@ -9,6 +9,7 @@ import typer
 
 from kerasdl.errors import InputError
 from kerasdl.past import PastRun, differences, past_runs, read_run
+from kerasdl.runs import is_unfinished
 from kerasdl.untrusted import brief, shown
 from kerasdl_apps.options import Json, check_writable, print_json, print_line
 
@@ -18,6 +19,11 @@ DRAWN = ("accuracy", "log_loss", "rmse", "mae")
 # In `metrics.json`, but no measure of how good the model is.
 NO_MEASURES = ("temperature", "mean", "scale", "margin")
 NOTHING = "-"
+APPS = {"text": "sentiment", "image": "images", "table": "tabular"}
+WHAT_TO_DO = {
+    "interrupted": "goes on from its last save",
+    "not saved": "was cut short before its first save, and begins anew",
+}
 
 
 def list_runs(
@@ -35,6 +41,9 @@ def list_runs(
         _print_table(COLUMNS, [_row(run) for run in found])
     else:
         _note(f"there are no runs in {folder}")
+    for run in found:
+        if (what := WHAT_TO_DO.get(run.state)) and not as_json:
+            _note(f"{run.folder.name} {what}: {_resume(run)}")
     for sentence in damaged:
         _note(f"left out: {sentence}")
 
@@ -167,6 +176,14 @@ def _row(run: PastRun) -> list[str]:
         _figure(run.metrics.get("seconds")),
         run.state,
     ]
+
+
+def _resume(run: PastRun) -> str:
+    """Return what takes up a run that is not finished."""
+    if not is_unfinished(run.folder):
+        return "train it again, it cannot be resumed"
+    app = APPS.get(run.recipe.get("kind"), "…")
+    return f"kerasdl {app} train --resume {run.folder}"
 
 
 def _epochs(run: PastRun) -> str:

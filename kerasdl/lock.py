@@ -50,6 +50,25 @@ def check_unlocked(folder: Path) -> None:
         os.close(_acquired(path))
 
 
+def is_locked(folder: Path) -> bool:
+    """Say whether a process holds the lock of a folder; change nothing.
+
+    What may not be looked into is taken as free.
+    """
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _acquired(path: Path) -> int:
     """Open and lock the file that has this name once it is locked."""
     while True:

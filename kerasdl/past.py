@@ -8,7 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kerasdl.errors import InputError
-from kerasdl.runs import CHECKPOINT_FILE, HISTORY_FILE, METRICS_FILE, RECIPE_FILE
+from kerasdl.lock import is_locked
+from kerasdl.runs import (
+    HISTORY_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    is_saved,
+    is_unfinished,
+)
 from kerasdl.untrusted import brief, check_inside, read_json
 
 LARGEST_HISTORY = 2**26
@@ -36,11 +43,16 @@ class PastRun:
 
     @property
     def state(self) -> str:
-        """`finished`, `interrupted` (there is a checkpoint) or `unfinished`."""
-        if self.metrics:
+        """`finished`, `running`, `interrupted`, or `not saved`.
+
+        An interrupted run goes on from where it was saved, one that was not saved from
+        its beginning.
+        """
+        if not is_unfinished(self.folder) and self.metrics:
             return "finished"
-        saved = (self.folder / CHECKPOINT_FILE).parent
-        return "interrupted" if _has_files(saved) else "unfinished"
+        if is_locked(self.folder):
+            return "running"
+        return "interrupted" if is_saved(self.folder) else "not saved"
 
     @property
     def epochs(self) -> int:
@@ -179,7 +191,3 @@ def _number(text: object) -> float:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())

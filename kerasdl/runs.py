@@ -24,6 +24,13 @@ CHECKPOINT_FILE = f"{CHECKPOINT_FOLDER}/best.safetensors"
 STATE_FILE = f"{CHECKPOINT_FOLDER}/run.json"
 # What an earlier run is moved into while another takes its place.
 FORMER = ".former-"
+# What is there before the recipe, by which a run has begun.
+BEGINNING = (
+    CHECKPOINT_FOLDER,
+    STATE_FILE,
+    f"{STATE_FILE}.partial",
+    f"{RECIPE_FILE}.partial",
+)
 # As long as any name below the folder of a run.
 LONGEST_NAME = f"{CHECKPOINT_FOLDER}/{'x' * 40}/{'x' * 40}/arrays.safetensors"
 
@@ -38,7 +45,10 @@ def default_folder(app: str) -> Path:
 
 
 def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse a folder that a run cannot be written to; change nothing.
+    """Refuse a folder that a run cannot be written to.
+
+    Nothing is changed but what a run has left half done that was killed as it began or
+    ended.
 
     Raises:
         InputError: If it is taken, is no folder, or may not be written; to resume, if
@@ -47,6 +57,9 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; choose another --out")
+        if _is_half_done(folder):
+            with locked(folder):
+                _mend(folder)
         if resume:
             _check_unfinished(folder)
         elif folder.is_dir() and content(folder):
@@ -60,6 +73,33 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None
         ) from error
     if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
         raise InputError(f"{parent} is not writable; choose another --out")
+
+
+def _is_half_done(folder: Path) -> bool:
+    """Say whether a run was killed before it had begun, or before it had cleared up."""
+    if (folder / RECIPE_FILE).exists():
+        return bool(_former(folder)) and not is_unfinished(folder)
+    if _former(folder):
+        return True
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    return bool(found & set(BEGINNING)) and found <= {*BEGINNING, LOCK_FILE}
+
+
+def _mend(folder: Path) -> None:
+    """Let an earlier run come back whose successor had not begun; else clear up."""
+    is_over = (folder / RECIPE_FILE).exists()
+    for former in _former(folder):
+        if not is_over:
+            _move_back(former, folder)
+        shutil.rmtree(former, ignore_errors=True)
+    if not (folder / RECIPE_FILE).exists():
+        shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    (folder / f"{RECIPE_FILE}.partial").unlink(missing_ok=True)
+
+
+def _former(folder: Path) -> list[Path]:
+    found = sorted(folder.glob(f"{FORMER}*"))
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def _check_unfinished(folder: Path) -> None:
@@ -140,20 +180,31 @@ def _set_aside(folder: Path, former: Path) -> None:
     """Move what a folder holds into a hidden one in it: that needs no space."""
     if found := content(folder):
         former.mkdir()
-        for path in found:
+        # The recipe first: without it, what is left is known to be half of a run.
+        for path in sorted(found, key=lambda path: path.name != RECIPE_FILE):
             path.rename(former / path.name)
 
 
 def _put_back(folder: Path, former: Path) -> None:
     for path in content(folder):
-        if path == former:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for path in former.iterdir() if former.exists() else ():
+        if path != former:
+            _remove(path)
+    if former.exists():
+        _move_back(former, folder)
+
+
+def _move_back(former: Path, folder: Path) -> None:
+    """Move a run back, its recipe last, over what its successor has begun with."""
+    for path in sorted(former.iterdir(), key=lambda path: path.name == RECIPE_FILE):
+        _remove(folder / path.name)
         path.rename(folder / path.name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_saved(folder: Path) -> bool:
@@ -179,9 +230,10 @@ def begin(folder: Path, recipe: dict, data: dict) -> str:
         Identity of the run.
     """
     run = secrets.token_hex(8)
-    write_json(folder / RECIPE_FILE, recipe)
     (folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
     write_json(folder / STATE_FILE, {"run": run, "data": data, "version": __version__})
+    # Last: killed before, a run has not begun, and its folder is as good as empty.
+    write_json(folder / RECIPE_FILE, recipe)
     return run
 
 

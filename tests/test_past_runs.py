@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kerasdl.lock import locked
+
 SCORES = {
     "accuracy": 0.9,
     "accuracy_low": 0.88,
@@ -44,29 +46,51 @@ def runs(tmp_path):
     write_run(root / "older", hours=2, learning_rate=1e-3, arguments={"filters": 6})
     write_run(root / "newer", hours=1, learning_rate=2e-3, arguments={"filters": 8})
     cut = write_run(root / "cut", hours=3, metrics=None, epochs=1)
-    (cut / "checkpoints").mkdir()
+    begun = write_run(root / "begun", hours=4, metrics=None, epochs=0)
+    for folder in (cut, begun):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "run.json").write_text("{}")
     (cut / "checkpoints" / "best.safetensors").write_bytes(b"")
-    write_run(root / "begun", hours=4, metrics=None, epochs=0)
     (root / "no run").mkdir()
     return root
 
 
 def test_runs_are_listed_newest_first(runs, run_cli):
     code, out, err = run_cli("runs", runs)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err == (
+        "cut goes on from its last save: kerasdl sentiment train --resume"
+        f" {runs / 'cut'}\nbegun was cut short before its first save, and begins anew:"
+        f" kerasdl sentiment train --resume {runs / 'begun'}\n"
+    )
     header, *rows = [line.split("\t") for line in out.splitlines()]
     assert header == ["run", "model", "data", "epochs", "metric", "seconds", "state"]
     assert rows == [
         ["newer", "text_cnn", "sample", "3/5", "accuracy 0.9", "12.3", "finished"],
         ["older", "text_cnn", "sample", "3/5", "accuracy 0.9", "12.3", "finished"],
         ["cut", "text_cnn", "sample", "1/5", "-", "-", "interrupted"],
-        ["begun", "text_cnn", "sample", "0/5", "-", "-", "unfinished"],
+        ["begun", "text_cnn", "sample", "0/5", "-", "-", "not saved"],
     ]
     code, out, _ = run_cli("runs", runs, "--json")
     found = json.loads(out)
     assert [row["state"] for row in found] == [row[-1] for row in rows]
     assert found[0]["metrics"] == SCORES
     assert json.loads(run_cli("runs", runs / "cut", "--json")[1])[0]["epochs"] == 1
+
+
+def test_states_of_a_run_that_goes_on_or_was_stopped(runs, run_cli):
+    def state(name):
+        return json.loads(run_cli("runs", runs / name, "--json")[1])[0]["state"]
+
+    with locked(runs / "begun"):
+        assert state("begun") == "running"
+    assert state("begun") == "not saved"
+    # Stopped by Ctrl-C: measured, and yet not finished.
+    (runs / "cut" / "metrics.json").write_text(json.dumps(SCORES))
+    assert state("cut") == "interrupted"
+    old = runs / "begun" / "checkpoints" / "run.json"
+    old.unlink()
+    assert "train it again, it cannot be resumed" in run_cli("runs", runs)[2]
 
 
 def test_the_usual_folder_is_listed(runs, run_cli, monkeypatch, refused):
@@ -88,7 +112,7 @@ def test_damaged_runs_are_named_and_left_out(runs, run_cli):
     assert [line.split("\t")[0] for line in out.splitlines()] == ["run", "begun"]
     for name in ("newer/metrics.json", "older/recipe.json", "cut/history.csv"):
         assert err.count(name) == 1
-    assert err.count("\n") == 3
+    assert err.count("left out") == 3
 
 
 def test_runs_are_compared_in_words_and_in_a_picture(runs, run_cli, tmp_path):
@@ -168,7 +192,7 @@ def test_a_terminal_shows_a_table(runs):
     )
     os.close(writer)
     shown = os.read(reader, 2**16).decode()
-    assert process.stderr == b""
+    assert process.stderr.count(b"\n") == 2  # what to do with the unfinished ones
     assert "───" in shown
     assert "newer" in shown
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -76,6 +78,83 @@ def test_an_earlier_run_is_replaced_in_full(earlier, monkeypatch):
         write_json(folder / RECIPE_FILE, {"new": True})
     assert content(earlier) == {RECIPE_FILE: '{\n  "new": true\n}\n'}
     assert [path.name for path in earlier.iterdir()] == [RECIPE_FILE]
+
+
+# Forks, as a process takes longer to start than all that it does here.
+KILLED_AT_EACH_CALL = """
+import os, shutil, sys
+from pathlib import Path
+from kerasdl import runs
+
+def run(folder, mode, last):
+    calls = 0
+
+    def watch(name, arguments):
+        nonlocal calls
+        # Renames and deletions, and files that are opened to be written.
+        names = "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"
+        is_written = name == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if (name in names or is_written) and str(folder) in str(arguments[0]):
+            calls += 1
+            if calls == last:
+                os._exit(9)
+
+    sys.addaudithook(watch)
+    with runs.claimed_folder(folder, overwrite=mode == "overwrite"):
+        runs.begin(folder, {"build": "new"}, {})
+        runs.write_json(folder / runs.METRICS_FILE, {})
+        runs.end(folder)
+    os._exit(0)
+
+root = Path(sys.argv[1])
+for mode in ("overwrite", "new"):
+    code, last = 9, 0
+    while code == 9:
+        last += 1
+        folder = root / f"{mode} {last}"
+        if mode == "overwrite":
+            shutil.copytree(root / "earlier", folder)
+        if not (child := os.fork()):
+            run(folder, mode, last)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 0, folder
+"""
+
+
+def test_a_kill_anywhere_leaves_the_earlier_run_or_the_new_one(tmp_path):
+    """Also between the calls in which one takes the place of the other."""
+    (tmp_path / "earlier" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "earlier" / RECIPE_FILE).write_text('{"build": "old"}')
+    (tmp_path / "earlier" / "checkpoints" / "best").write_text("old")
+    command = sys.executable, "-c", KILLED_AT_EACH_CALL, tmp_path
+    subprocess.run(command, check=True)
+    found = [state_after(path) for path in tmp_path.glob("* *")]
+    assert len(found) > 30
+    assert set(found) == {"earlier", "nothing", "unfinished", "finished"}
+
+
+def state_after(folder) -> str:
+    """Start once more after a kill; return what is there, which nothing has spoilt."""
+    try:
+        check_folder(folder, overwrite=False)
+    except InputError as error:
+        sentence = str(error)
+    else:
+        assert names(folder) == []
+        return "nothing"
+    assert "--overwrite" in sentence
+    if json.loads((folder / RECIPE_FILE).read_text())["build"] == "old":
+        assert names(folder) == ["best", "checkpoints", RECIPE_FILE]
+        return "earlier"
+    if "unfinished" in sentence:
+        check_folder(folder, overwrite=False, resume=True)
+        return "unfinished"
+    assert names(folder) == ["checkpoints", "metrics.json", RECIPE_FILE]
+    return "finished"
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.name != ".lock")
 
 
 def test_folders_that_are_refused(earlier, tmp_path):
