@@ -27,8 +27,7 @@ _POLICIES = {
     "none": (),
     # In eight epochs of Fashion-MNIST a shift costs more than it brings.
     "light": ("photo crop", RandomFlip),
-    # As Zhong et al. 2017 trained small images.
-    "erasing": ("crop", RandomFlip, RandomErasing),
+    "erasing": ("photo crop", RandomFlip, RandomErasing),
     # Two operations of magnitude 9: Cubuk et al. 2019, as for ResNet-50.
     "medium": ("crop", RandomFlip, RandAugment, RandomErasing),
     # As in the recipe of torchvision's `IMAGENET1K_V2` weights.
