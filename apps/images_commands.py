@@ -19,6 +19,7 @@ from kerasdl_apps.options import (
     LearningRate,
     Optimizer,
     Overwrite,
+    Precision,
     Quick,
     Resume,
     RunFolder,
@@ -112,6 +113,7 @@ def train(
     schedule: Schedule = None,
     accumulate: Accumulate = None,
     clip: Clip = None,
+    precision: Precision = None,
     seed: Seed = 0,
     out: RunFolder = None,
     quick: Quick = False,
@@ -149,6 +151,7 @@ def train(
             schedule=schedule,
             accumulate=accumulate,
             clip=clip,
+            precision=precision,
             seed=seed,
         )
     return train_recipe(

@@ -18,6 +18,7 @@ from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.quiet import quiet_stderr
+from kerasdl.recipe import PRECISIONS
 from kerasdl.untrusted import shown
 
 # What Keras imports, if it can, for wrappers and galleries that no command uses: up to
@@ -106,6 +107,13 @@ Accumulate = Annotated[
 ]
 Clip = Annotated[
     float | None, typer.Option(min=0, help="Largest norm of the gradient; 0 is any.")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help=f"One of {', '.join(PRECISIONS)}; auto tries what is faster.",
+        callback=one_of("precision", PRECISIONS),
+    ),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Decides all randomness.")

@@ -23,6 +23,7 @@ from kerasdl_apps.options import (
     LearningRate,
     Optimizer,
     Overwrite,
+    Precision,
     Quick,
     Resume,
     RunFolder,
@@ -77,6 +78,7 @@ def train(
     schedule: Schedule = None,
     accumulate: Accumulate = None,
     clip: Clip = None,
+    precision: Precision = None,
     seed: Seed = 0,
     out: RunFolder = None,
     quick: Quick = False,
@@ -115,6 +117,7 @@ def train(
             schedule=schedule,
             accumulate=accumulate,
             clip=clip,
+            precision=precision,
             seed=seed,
         )
     return train_recipe(

@@ -21,6 +21,7 @@ from kerasdl_apps.options import (
     LearningRate,
     Optimizer,
     Overwrite,
+    Precision,
     Quick,
     Resume,
     RunFolder,
@@ -75,6 +76,7 @@ def train(
     schedule: Schedule = None,
     accumulate: Accumulate = None,
     clip: Clip = None,
+    precision: Precision = None,
     seed: Seed = 0,
     out: RunFolder = None,
     quick: Quick = False,
@@ -108,6 +110,7 @@ def train(
             schedule=schedule,
             accumulate=accumulate,
             clip=clip,
+            precision=precision,
             seed=seed,
         )
     return train_recipe(

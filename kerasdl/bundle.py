@@ -24,6 +24,7 @@ from kerasdl.data.images import ImageEncoder
 from kerasdl.errors import InputError
 from kerasdl.layers import GridPositions, resize_positions
 from kerasdl.manifest import MANIFEST, replacing, seal, to_json
+from kerasdl.precision import precision
 from kerasdl.predict import Classifier, Regressor
 from kerasdl.spec import (
     CARD,
@@ -226,6 +227,7 @@ def _rebuild(
         # Images of another size have more positions: the caller decides how many.
         numbers = math.inf if resize else sum(map(math.prod, stored))
         with (
+            precision("float32"),
             keras.StatelessScope(initialize_variables=False),
             at_most(len(stored), numbers),
         ):

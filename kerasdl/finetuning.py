@@ -16,6 +16,7 @@ from kerasdl.fit import Fitted, class_weights
 from kerasdl.heads import Encoded, fit_head
 from kerasdl.optimizers import make_optimizer
 from kerasdl.phases import History, Phase, Phases
+from kerasdl.precision import PLAIN, precision
 from kerasdl.predict import FEWEST_FOR_CONFIDENCE, Classifier
 from kerasdl.pretrained import HEAD, Pretrained, open_pretrained
 from kerasdl.recipe import Recipe
@@ -88,13 +89,18 @@ def fit_pretrained(
         kept, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
     pretrained = _open(recipe)
     encoder, classes = pretrained.encoder, len(data.label_names)
-    backend.set_seed(recipe.seed)
-    model = pretrained.build(classes)
-    answers = Classifier(model, encoder, data.label_names, tta=recipe.tta)
     sets = [Encoded(encoder, encoder.encode(x.examples), x) for x in (kept, validation)]
 
-    head = fit_head(model, recipe, *sets, console=phases.console)
-    is_tuned, epochs = try_backbone(model, recipe, *sets, phases)
+    with precision(recipe.precision) as chosen:
+        backend.set_seed(recipe.seed)
+        model = pretrained.build(classes)
+        head = fit_head(model, recipe, *sets, console=phases.console)
+        is_tuned, epochs = try_backbone(model, recipe, *sets, phases)
+    if chosen != PLAIN:
+        with precision(PLAIN):
+            trained, model = model, pretrained.build(classes)
+        model.set_weights(trained.get_weights())
+    answers = Classifier(model, encoder, data.label_names, tta=recipe.tta)
     answers.calibrate(validation.examples, validation.labels)
     if not is_tuned:
         head.fit(model, len(data))

@@ -26,6 +26,7 @@ from kerasdl.data.vectors import word_vectors
 from kerasdl.layers import Blend, NgramBag
 from kerasdl.optimizers import make_optimizer
 from kerasdl.phases import History, Phase, Phases
+from kerasdl.precision import PLAIN, Choice, choose, precision
 from kerasdl.predict import Classifier, Predictor, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
@@ -33,6 +34,8 @@ from kerasdl.steps import set_training_step
 
 # Rounds of self-training where there are unlabelled examples.
 ROUNDS = 2
+# In fewer steps a training does not make up for the time of a trial.
+FEWEST_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -163,21 +166,75 @@ def _fit_once(
     """Train one model on encoded examples; calibrate it on the second of `data`."""
     kept, validation = data
     arguments = builder_arguments(recipe, builder, encoder, kept)
-    prepared = prepare(recipe, builder, encoder, inputs, labels, data, teacher=teacher)
-    model, trained, answers, training, validating = prepared
-    history = phase.finished(model)
-    if history is None:
-        guard = NanGuard(
-            phase.folder,
-            source=training,
-            examples=kept.examples,
-            console=phase.phases.console,
+    with precision(recipe.precision) as chosen:
+        prepared = prepare(
+            recipe, builder, encoder, inputs, labels, data, teacher=teacher
         )
-        history = _run_epochs(trained, recipe, training, validating, phase, guard)
-        phase.finish(model, history)
+        model, trained, answers, training, validating = prepared
+        history = phase.finished(model)
+        if history is None:
+            guard = NanGuard(
+                phase.folder,
+                source=training,
+                examples=kept.examples,
+                console=phase.phases.console,
+            )
+            history = _run_epochs(trained, recipe, training, validating, phase, guard)
+            phase.finish(model, history)
+    if chosen != PLAIN:
+        model = in_float32(model, builder, arguments)
+        answers = _answers(model, encoder, kept, tta=recipe.tta)
     adapt_blend(answers, validation)
     answers.calibrate(validation.examples, validation.labels)
     return Fitted(builder.__name__, arguments, answers, history)
+
+
+def in_float32(
+    model: keras.Model, builder: Callable[..., keras.Model], arguments: Mapping
+) -> keras.Model:
+    """Return a model with the same weights that computes in float32.
+
+    Args:
+        model: Model that was built in any precision.
+        builder: Its builder.
+        arguments: Its arguments.
+    """
+    with precision(PLAIN):
+        plain = builder(**{**arguments, "optimizer": None})
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def choose_precision(
+    recipe: Recipe, builder: Callable[..., keras.Model], data: Labelled
+) -> Choice:
+    """Choose what a recipe with `precision="auto"` trains in.
+
+    Args:
+        recipe: How to train.
+        builder: Its builder.
+        data: Training examples, some of which the trial takes.
+    """
+    steps = recipe.epochs * -(-len(data) // recipe.batch_size)
+    if steps < FEWEST_STEPS:
+        return Choice(PLAIN, f"a trial does not pay for {steps} steps")
+    rows = np.linspace(0, len(data) - 1, min(len(data), 2 * recipe.batch_size))
+    sample = data.subset(np.unique(rows.astype(int)))
+    encoder, inputs = ENCODERS[recipe.kind].fit_encode(
+        sample.examples, **recipe.encoder
+    )
+    # Of what a sample may be too small for, a step shows nothing.
+    recipe = replace(recipe, class_weights=False, word_vectors=0.0)
+
+    def make_step():
+        prepared = prepare(
+            recipe, builder, encoder, inputs, sample.labels, (sample, sample)
+        )
+        _, trained, _, training, _ = prepared
+        batch = keras.utils.unpack_x_y_sample_weight(training[0])
+        return lambda: trained.train_on_batch(*batch)
+
+    return choose(make_step)
 
 
 def prepare(

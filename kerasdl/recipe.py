@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING
 
+from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 
 if TYPE_CHECKING:  # a recipe is read by `--help`, which must not wait for a backend
     import keras
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +68,15 @@ class Recipe:
         validation_fraction: Share of the training data that chooses the epoch and the
             temperature.
         max_examples: Train on this many examples at most, `None` for all.
+        precision: In which numbers the training computes, one of `PRECISIONS`:
+            `"mixed_bfloat16"` and `"mixed_float16"` compute in 16 bits and keep
+            weights, logits and loss in 32; `"auto"` tries what is faster. The trained
+            model predicts in float32 in any case.
         seed: Decides every random choice.
 
     Raises:
-        InputError: If epochs, batch size or learning rate are not above 0, or `tta` is
-            asked of other data than images.
+        InputError: If epochs, batch size or learning rate are not above 0, `tta` is
+            asked of other data than images, or there is no such precision.
     """
 
     build: "str | Callable[..., keras.Model]"
@@ -103,6 +110,7 @@ class Recipe:
     word_vectors: float = 0.0
     validation_fraction: float = 0.1
     max_examples: int | None = None
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self):
@@ -115,6 +123,10 @@ class Recipe:
             raise InputError(
                 f"tta=True with kind={self.kind!r}; only images are mirrored"
             )
+        try:
+            check_choice("precision", self.precision, PRECISIONS)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     @property
     def name(self) -> str:

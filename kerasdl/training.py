@@ -31,12 +31,14 @@ from kerasdl.data.sources import load_texts
 from kerasdl.doctor import fast_check
 from kerasdl.errors import InputError
 from kerasdl.finetuning import finetuning, fit_pretrained
-from kerasdl.fit import Fitted, fit, prepare
+from kerasdl.fit import Fitted, choose_precision, fit, prepare
 from kerasdl.phases import Phases
+from kerasdl.precision import choose, precision
 from kerasdl.rate_finder import FoundRate, lr_find
 from kerasdl.recipe import Recipe
 from kerasdl.results import Run, write_results
 from kerasdl.runs import (
+    RECIPE_FILE,
     begin,
     check_folder,
     claimed_folder,
@@ -44,6 +46,7 @@ from kerasdl.runs import (
     end,
     go_on,
     is_saved,
+    read_json,
 )
 
 # What reads each kind of data.
@@ -97,12 +100,15 @@ def train(
     start = time.perf_counter()
     console = console or Console(stderr=True)
     resume = resume or force_resume
-    fit_model = _fitter(recipe)
+    _fitter(recipe)  # refuses a builder that there is not, before data are read
     if resume and out is None:
         raise InputError("resume needs the folder of the run; give it as out")
     folder = Path(out) if out else default_folder(recipe.name)
     check_folder(folder, overwrite=overwrite, resume=resume)
     parts = _read(recipe, console)
+    if recipe.precision == "auto":
+        recipe = _settled(recipe, parts.training, folder if resume else None, console)
+    fit_model = _fitter(recipe)
     facts = {"recipe": recipe.to_json(), "data": parts.fingerprints}
 
     with (
@@ -151,6 +157,21 @@ def train(
         else:
             end(folder)
     return replace(run, interrupted=stop.received)
+
+
+def _settled(
+    recipe: Recipe, data: Labelled, resumed: Path | None, console: Console
+) -> Recipe:
+    """Return a recipe with the precision that is chosen, or that a run was begun in."""
+    if resumed:
+        before = Recipe.from_json(read_json(resumed / RECIPE_FILE))
+        return replace(recipe, precision=before.precision)
+    if recipe.pretrained:
+        choice = choose()
+    else:
+        choice = choose_precision(recipe, _resolve(recipe.build), data)
+    console.print(str(choice), highlight=False, markup=False, soft_wrap=True)
+    return replace(recipe, precision=choice.precision)
 
 
 @contextmanager
@@ -219,11 +240,11 @@ def find_rate(recipe: Recipe, *, console: Console | None = None) -> FoundRate:
     if validation is None:
         data, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
     encoder, inputs = ENCODERS[recipe.kind].fit_encode(data.examples, **recipe.encoder)
-    prepared = prepare(
-        recipe, _resolve(recipe.build), encoder, inputs, data.labels, (data, validation)
-    )
-    _, trained, _, batches, _ = prepared
-    return lr_find(trained, batches)
+    build, parts = _resolve(recipe.build), (data, validation)
+    with precision(recipe.precision):
+        prepared = prepare(recipe, build, encoder, inputs, data.labels, parts)
+        _, trained, _, batches, _ = prepared
+        return lr_find(trained, batches)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "initializers": set(),
     "past": {"runs"},
     "foreign": {"manifest", "weights"},
+    "precision": {"backend", "recipe"},
     "recipe": set(),
     "runs": set(),
     "schedules": set(),
@@ -47,7 +48,9 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "manifest": set(),
     "weights": set(),
     "spec": {"data", "manifest", "predict", "weights"},
-    "bundle": {"data", "layers", "manifest", "predict", "spec", "weights"},
+    "bundle": {
+        *("data", "layers", "manifest", "precision", "predict", "spec", "weights"),
+    },
     "explain": {"data", "evaluate", "layers", "predict"},
     "heatmaps": {"backend", "layers", "predict"},
     "augment": {"data", "layers", "tasks"},
@@ -61,12 +64,12 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "fit": {
         *("augment", "backend", "callbacks", "data", "layers", "optimizers"),
-        *("phases", "predict", "recipe", "schedules", "steps"),
+        *("phases", "precision", "predict", "recipe", "schedules", "steps"),
     },
     "finetuning": {
         *("augment", "backend", "callbacks", "data", "fit", "heads", "predict"),
         *("optimizers", "phases", "runs", "pretrained", "recipe", "schedules", "steps"),
-        "tasks",
+        *("precision", "tasks"),
     },
     "phases": {"callbacks", "checkpoint", "data"},
     "results": {
@@ -76,7 +79,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "training": {
         *("callbacks", "data", "doctor", "evaluate", "finetuning", "fit", "recipe"),
         *("phases", "results", "runs"),
-        "rate_finder",
+        *("precision", "rate_finder"),
     },
 }
 FOREIGN = ("jax", "tensorflow", "torch", "keras.src")

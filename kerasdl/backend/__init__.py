@@ -21,6 +21,7 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 check_attention = _backend.check_attention
 device_memory = _backend.device_memory
+devices = _backend.devices
 forward = _backend.forward
 input_gradients = _backend.input_gradients
 is_out_of_memory = _backend.is_out_of_memory
@@ -34,6 +35,7 @@ __all__ = [
     "BACKENDS",
     "check_attention",
     "device_memory",
+    "devices",
     "forward",
     "input_gradients",
     "is_out_of_memory",

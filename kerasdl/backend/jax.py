@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from kerasdl.errors import InputError
+
 
 def set_seed(seed: int) -> None:
     """Seed everything that new layers and NumPy draw from.
@@ -43,6 +45,30 @@ def device_memory() -> int | None:
     """Return the most bytes that the first device has held, if it tells."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("peak_bytes_in_use")
+
+
+def devices() -> list[dict]:
+    """Describe what the backend computes on, the first one being what it takes.
+
+    Returns:
+        For each device its `name`, its `kind` (`"cpu"`, `"gpu"` or `"tpu"`), its
+        `memory` in bytes, `None` where it does not tell, and its `capability`, two
+        numbers that NVIDIA gives to a generation of GPUs, `None` for others.
+    """
+    return [
+        {
+            "name": device.device_kind if device.platform != "cpu" else "CPU",
+            "kind": device.platform,
+            "memory": (device.memory_stats() or {}).get("bytes_limit"),
+            "capability": _capability(device),
+        }
+        for device in jax.local_devices()
+    ]
+
+
+def _capability(device) -> tuple[int, ...] | None:
+    numbers = str(getattr(device, "compute_capability", "")).split(".")
+    return tuple(map(int, numbers)) if all(n.isdigit() for n in numbers) else None
 
 
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
@@ -112,10 +138,10 @@ def check_attention(dtype: str) -> None:
     """Refuse attention that JAX cannot compute where it runs.
 
     Raises:
-        ValueError: If the numbers are float16 and there is no accelerator.
+        InputError: If the numbers are float16 and there is no accelerator.
     """
     if dtype == "float16" and jax.default_backend() == "cpu":
-        raise ValueError(
+        raise InputError(
             "dtype='float16': JAX computes no attention in float16 on a CPU; use the "
             "policy mixed_bfloat16, or TensorFlow or torch"
         )

@@ -38,6 +38,29 @@ def device_memory() -> int | None:
     return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
+def devices() -> list[dict]:
+    """Describe what the backend computes on, the first one being what it takes.
+
+    Returns:
+        For each device its `name`, its `kind` (`"cpu"`, `"gpu"` or `"tpu"`), its
+        `memory` in bytes, `None` where it does not tell, and its `capability`, two
+        numbers that NVIDIA gives to a generation of GPUs, `None` for others.
+    """
+    found = tf.config.list_physical_devices("GPU")
+    described = map(tf.config.experimental.get_device_details, found)
+    gpus = [
+        {
+            "name": details.get("device_name", gpu.name),
+            "kind": "gpu",
+            "memory": None,
+            "capability": details.get("compute_capability"),
+        }
+        for gpu, details in zip(found, described, strict=True)
+    ]
+    cpu = {"name": "CPU", "kind": "cpu", "memory": None, "capability": None}
+    return gpus or [cpu] * len(tf.config.list_logical_devices("CPU"))
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 

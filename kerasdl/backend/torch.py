@@ -57,6 +57,27 @@ def device_memory() -> int | None:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
+def devices() -> list[dict]:
+    """Describe what the backend computes on, the first one being what it takes.
+
+    Returns:
+        For each device its `name`, its `kind` (`"cpu"`, `"gpu"` or `"tpu"`), its
+        `memory` in bytes, `None` where it does not tell, and its `capability`, two
+        numbers that NVIDIA gives to a generation of GPUs, `None` for others.
+    """
+    if not torch.cuda.is_available():
+        return [{"name": "CPU", "kind": "cpu", "memory": None, "capability": None}]
+    return [
+        {
+            "name": torch.cuda.get_device_name(place),
+            "kind": "gpu",
+            "memory": torch.cuda.get_device_properties(place).total_memory,
+            "capability": torch.cuda.get_device_capability(place),
+        }
+        for place in range(torch.cuda.device_count())
+    ]
+
+
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Make a quick inference function of a model.
 
