@@ -1,31 +1,70 @@
-"""What every test starts from: seeded generators and a clean Keras state."""
+"""What every test starts from: seeded generators, a clean Keras state, one thread.
 
+The process that hands tests to the workers reads this file, too, so a backend is
+imported in the fixtures only.
+"""
+
+import atexit
 import io
+import os
+import shutil
 import signal
 import sys
+import tempfile
 
-import keras
 import pytest
 
-from kerasdl import backend
-from kerasdl_apps import cli
+# The workers keep the cores busy, and the models are tiny: more threads only wait.
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+os.environ |= dict.fromkeys(THREADS, "1")
 
-if keras.backend.backend() == "torch":
-    import torch
+# What JAX has compiled once, later tests and their child processes read. Its files are
+# not written at a stroke, so each worker has its own folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = tempfile.mkdtemp(prefix="kerasdl-tests-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{worker}"
 
-    torch.set_num_threads(1)  # the models are tiny: more threads only wait
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out, on other backends than the default, what no backend changes."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return
+    free = [item for item in items if item.get_closest_marker("backend_free")]
+    config.hook.pytest_deselected(items=free)
+    items[:] = [item for item in items if not item.get_closest_marker("backend_free")]
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     """Seed each test by itself, so that its result does not depend on the others."""
+    import keras
+
+    from kerasdl import backend
+
     keras.utils.clear_session(free_memory=False)
     backend.set_seed(0)
+
+
+@pytest.fixture(scope="session")
+def many_threads():
+    """The environment of a process that takes as many threads as a user's would."""
+    return {name: v for name, v in os.environ.items() if name not in THREADS}
 
 
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Let JAX compile without optimisations: a model of a test runs for a moment."""
+    import keras
+
     if keras.backend.backend() != "jax":
         yield
         return
@@ -39,6 +78,10 @@ def quick_compilation():
 @pytest.fixture
 def run_cli(monkeypatch, capsys):
     """Call `main` with arguments; return exit code, standard output and error."""
+    import keras
+
+    from kerasdl_apps import cli
+
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 

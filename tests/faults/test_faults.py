@@ -4,6 +4,7 @@ The everyday suite runs five kills. With `KERASDL_FAULTS=FILE` the counts are ad
 JSON file.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -41,18 +42,21 @@ faults = pytest.mark.faults
 def record(row, **counts):
     """Add what was counted to the file of results."""
     if path := os.environ.get("KERASDL_FAULTS"):
-        path = Path(path)
-        content = json.loads(path.read_text()) if path.exists() else {}
-        content.setdefault(BACKEND, {})[row] = counts
-        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        with Path(path).open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another worker may write, too
+            file.seek(0)
+            content = json.loads(file.read() or "{}")
+            content.setdefault(BACKEND, {})[row] = counts
+            file.truncate(0)
+            file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 class Server:
     """One warm process that forks trainings."""
 
-    def __init__(self, cache):
+    def __init__(self, cache, environment):
         environment = {
-            **os.environ,
+            **environment,
             "KERAS_BACKEND": BACKEND,
             # What the first child compiles, the others read.
             "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -80,8 +84,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("cache"))
+def server(tmp_path_factory, many_threads):
+    server = Server(tmp_path_factory.mktemp("cache"), many_threads)
     yield server
     server.process.communicate()
 
