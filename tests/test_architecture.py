@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.backend_free
+
 PACKAGE = Path(__file__).parents[1] / "kerasdl"
 PATHS = sorted(PACKAGE.rglob("*.py"))
 # Anyone may import these.

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from test_images import some_photos
 
 import kerasdl
 from kerasdl.data.batches import BatchSource, Ragged, padded_width
+from kerasdl.data.images import ImageEncoder
 
 
 def texts(count, seed=0, longest=90):
@@ -141,3 +143,16 @@ def test_model_methods_take_changing_widths(name):
     order = np.concatenate(validation.plan(0))
     together = keras.ops.convert_to_numpy(together)
     np.testing.assert_allclose(found, together[order], atol=1e-5)
+
+
+def test_a_model_trains_on_streamed_photos(tmp_path):
+    photos = some_photos(tmp_path)
+    encoder, inputs = ImageEncoder.fit_encode(photos, image_size=8, cache_mb=0)
+    image = keras.Input(encoder.sizes["input_shape"], name="image")
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(image))
+    model = keras.Model(image, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    source = BatchSource(inputs, np.arange(12) % 2, batch_size=4, seed=0)
+    history = model.fit(source, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < history[0]

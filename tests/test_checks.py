@@ -5,6 +5,8 @@ import pytest
 
 from kerasdl.checks import check_classes, check_rates, check_shape
 
+pytestmark = pytest.mark.backend_free
+
 
 @pytest.mark.parametrize("value", [1, 0, -3, 2.0, True, "10", None, (10,), [2, 3]])
 def test_classes_are_an_integer_of_at_least_two(value):

@@ -13,6 +13,8 @@ from kerasdl.doctor.alike import alike_pairs, candidates
 from kerasdl.doctor.labels import out_of_fold, wrong_labels
 from kerasdl.errors import InputError
 
+pytestmark = pytest.mark.backend_free
+
 SIDE = 96
 
 

@@ -12,6 +12,8 @@ import pytest
 from kerasdl import evaluate
 from kerasdl.errors import InputError
 
+pytestmark = pytest.mark.backend_free
+
 NAMES = ("no", "yes")
 # Predicted: yes, yes, no, no; the second and the third are wrong.
 LABELS = np.array([1, 0, 1, 0])

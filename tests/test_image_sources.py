@@ -22,6 +22,8 @@ from kerasdl.data.images import read_image
 from kerasdl.data.labelled import check_trainable, hold_out
 from kerasdl.errors import InputError
 
+pytestmark = pytest.mark.backend_free
+
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "kerasdl" / "data" / "samples"
 FASHION = image_sets.TFDS_SETS["fashion_mnist"]
@@ -67,9 +69,9 @@ def names_of(part):
 
 
 def test_the_sample_is_balanced_small_and_licensed():
-    start = time.perf_counter()
+    start = time.process_time()
     splits = load_images("sample")
-    assert time.perf_counter() - start < 5  # half a second where nothing else runs
+    assert time.process_time() - start < 5  # ten times what it takes
     for part, count in ((splits.train, 10_000), (splits.test, 2_000)):
         assert part.examples.shape == (count, 28, 28, 1)
         assert part.examples.dtype == np.uint8

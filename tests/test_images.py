@@ -22,6 +22,8 @@ from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.data.pixels import MOST_PIXELS, fitted_image
 from kerasdl.errors import InputError
 
+pytestmark = pytest.mark.backend_free
+
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (6, 4, 3), dtype=np.uint8)
 GREY = RANDOM.integers(0, 256, (6, 4), dtype=np.uint8)
@@ -569,21 +571,6 @@ def test_a_damaged_photo_in_a_stream_is_named(tmp_path):
     message = refusal(source.__getitem__, 0)
     assert str(photos.paths[7]) in message
     assert str(source.failure) == message
-
-
-def test_a_model_trains_on_streamed_photos(tmp_path):
-    import keras
-
-    photos = some_photos(tmp_path)
-    encoder, inputs = ImageEncoder.fit_encode(photos, image_size=8, cache_mb=0)
-    image = keras.Input(encoder.sizes["input_shape"], name="image")
-    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(image))
-    model = keras.Model(image, outputs)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss)
-    source = BatchSource(inputs, np.arange(12) % 2, batch_size=4, seed=0)
-    history = model.fit(source, epochs=8, verbose=0).history["loss"]
-    assert history[-1] < history[0]
 
 
 def test_reading_photos_imports_no_backend():

@@ -10,9 +10,6 @@ import keras
 import pytest
 
 BACKEND = keras.backend.backend()
-only_once = pytest.mark.skipif(
-    BACKEND != "tensorflow", reason="the same on every backend"
-)
 HEAVY = ("keras", "tensorflow", "jax", "torch", "scipy", "sklearn", "numpy", "rich")
 
 
@@ -27,7 +24,7 @@ def python(script, *arguments):
     )
 
 
-@only_once
+@pytest.mark.backend_free
 def test_importing_kerasdl_imports_no_backend():
     done = python(
         "import sys, kerasdl; kerasdl.Recipe, kerasdl.InputError, dir(kerasdl)\n"
@@ -36,7 +33,7 @@ def test_importing_kerasdl_imports_no_backend():
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-@only_once
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "arguments", [[], ["sentiment"], ["sentiment", "train"], ["sentiment", "predict"]]
 )
@@ -57,7 +54,7 @@ def test_help_is_quick_and_imports_nothing_heavy(arguments):
     assert after.ru_utime - before.ru_utime < 0.5
 
 
-@only_once
+@pytest.mark.backend_free
 def test_unknown_names_are_attribute_errors():
     import kerasdl
 
@@ -69,8 +66,11 @@ def test_unknown_names_are_attribute_errors():
 EVERYTHING = """
 import sys
 from pathlib import Path
+import keras
 import kerasdl
+import kerasdl.heatmaps, kerasdl.report
 import numpy as np
+from kerasdl import backend
 from kerasdl_apps import models, sentiment, tabular
 data, out = map(Path, sys.argv[1:])
 for name in sentiment.RECIPES.keys() & kerasdl.BUILDERS.keys():
@@ -84,6 +84,13 @@ kerasdl.train(recipe, out=out / "table")
 images = np.zeros((8, 16, 16, 1), "float32")
 model = kerasdl.vit((16, 16, 1), 2, variant="cct_2_3x2", depth=1)
 model.fit(images, np.arange(8) % 2, verbose=0)
+backend.set_seed(0)
+series = np.ones((4, 4, 3), "float32")
+model = keras.Sequential([keras.Input((4, 3)), keras.layers.LSTM(2)])
+model.compile("adam", "mse")
+model.fit(series, np.ones((4, 2)), verbose=0)
+backend.forward(model)(series)
+backend.input_gradients(model)(series, np.ones((4, 2), "float32"))
 kerasdl.load(out / name)(["good", ""])
 sentiment.evaluate(str(out / name), str(data), notify=print)
 assert len(models.describe()) == len(kerasdl.BUILDERS)
@@ -100,7 +107,7 @@ def test_jax_and_torch_never_import_tensorflow(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@only_once
+@pytest.mark.backend_free
 def test_tensorflow_keeps_its_banner_to_itself(tmp_path, monkeypatch):
     data = tmp_path / "data.tsv"
     rows = [f"{'good' if i % 2 else 'bad'} {i}\t{i % 2}" for i in range(240)]

@@ -115,6 +115,7 @@ def trainable_parameters(model):
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
+@pytest.mark.backend_free
 @EACH
 def test_parameter_count_is_the_published_one(case):
     counts = list(case.published)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from kerasdl.lock import locked
 
+pytestmark = pytest.mark.backend_free
+
 SCORES = {
     "accuracy": 0.9,
     "accuracy_low": 0.88,

@@ -15,6 +15,8 @@ from PIL import Image
 
 from kerasdl import evaluate, report
 
+pytestmark = pytest.mark.backend_free
+
 EVIL = "<script>alert('x')</script>"
 VOID_TAGS = {"meta", "br", "link", "img", "input", "hr"}
 

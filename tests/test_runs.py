@@ -17,6 +17,8 @@ from kerasdl.runs import (
     write_json,
 )
 
+pytestmark = pytest.mark.backend_free
+
 
 class Failed(BaseException):
     """Not even an `Exception`, like Ctrl-C."""

@@ -66,13 +66,13 @@ def peak() -> float:
 
 def refused(folder, match=None, action=load):
     """Check for a refusal in one sentence, in bounded time and memory, nothing run."""
-    before, start = peak(), time.perf_counter()
+    before, start = peak(), time.process_time()  # the machine may be busy
     with WATCH(Path(folder)), pytest.raises(InputError, match=match) as caught:
         action(folder)
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert len(sentence) < 1000
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert peak() - before < MEGABYTES
     return sentence
 

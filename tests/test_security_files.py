@@ -43,6 +43,7 @@ def npz(path, **members):
 LABELS = npy("(2,)", data=b"\0\1")
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "content",
     [
@@ -68,6 +69,7 @@ def test_arrays_that_are_not_what_they_claim(tmp_path, content):
     assert not Path("canary").exists()
 
 
+@pytest.mark.backend_free
 def test_payloads_in_place_of_an_archive(tmp_path):
     canary = tmp_path / "canary"
     good = npy("(2, 2, 2)", data=bytes(8))
@@ -83,6 +85,7 @@ def test_payloads_in_place_of_an_archive(tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.backend_free
 def test_an_archive_that_grows_without_bounds(tmp_path):
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -95,6 +98,7 @@ def test_an_archive_that_grows_without_bounds(tmp_path):
     refused(path, "would grow from", images)
 
 
+@pytest.mark.backend_free
 def test_many_or_odd_members(tmp_path):
     path = tmp_path / "set.npz"
     good = npy("(2, 2, 2)", data=bytes(8))
@@ -120,6 +124,7 @@ def test_many_or_odd_members(tmp_path):
     refused(path, "cannot be read", images)
 
 
+@pytest.mark.backend_free
 def test_members_with_paths_stay_where_they_are(tmp_path):
     path = tmp_path / "deep" / "set.npz"
     path.parent.mkdir()
@@ -138,6 +143,7 @@ def test_members_with_paths_stay_where_they_are(tmp_path):
     assert [file.name for file in tmp_path.rglob("*")] == ["deep", "set.npz"]
 
 
+@pytest.mark.backend_free
 def test_arrays_are_those_of_numpy(tmp_path):
     path = tmp_path / "set.npz"
     wanted = {
@@ -156,6 +162,7 @@ def test_arrays_are_those_of_numpy(tmp_path):
             assert found[name].dtype == array.dtype
 
 
+@pytest.mark.backend_free
 def test_parquet_files_that_would_fill_the_memory(tmp_path, monkeypatch):
     import pyarrow as pa
     from pyarrow import parquet

@@ -29,6 +29,8 @@ from kerasdl.data.sources import (
 from kerasdl.errors import InputError
 from kerasdl.quiet import quiet_stderr
 
+pytestmark = pytest.mark.backend_free
+
 ROOT = Path(__file__).parents[1]
 SNIPPETS = ROOT.parent / "shared" / "data" / "reviews_sample"
 

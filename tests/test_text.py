@@ -17,6 +17,8 @@ from kerasdl.data.text import (
 from kerasdl.data.tokenizing import PADDING_ID, UNKNOWN_ID
 from kerasdl.errors import InputError
 
+pytestmark = pytest.mark.backend_free
+
 TEXTS = [
     "A good film; I didn't like the end, though... 8/10 :-)",
     "a bad film! The end is good. 😀 Déjà vu — 日本語",

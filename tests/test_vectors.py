@@ -1,9 +1,12 @@
 """Word vectors, against a dense computation written from the paper."""
 
 import numpy as np
+import pytest
 
 from kerasdl.data.batches import Ragged
 from kerasdl.data.vectors import word_vectors
+
+pytestmark = pytest.mark.backend_free
 
 
 def ragged(rows):
