@@ -762,7 +762,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     ) as process:
         assert process.stderr.readline().startswith("epoch 1/100000")
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 130, stderr
     assert json.loads(stdout)["run"] == str(out)
     assert (out / "report.html").is_file()
@@ -783,7 +783,7 @@ def test_a_disk_that_fills_in_a_process_of_its_own(tmp_path):
         capture_output=True,
         check=False,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: File too large")
@@ -802,7 +802,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(trained):
         capture_output=True,
         check=False,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.stdout.startswith("pos\t")
     assert "Traceback" not in done.stderr

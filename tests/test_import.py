@@ -20,7 +20,7 @@ def python(script, *arguments):
         capture_output=True,
         check=False,
         text=True,
-        timeout=300,
+        timeout=900,  # for a child that hangs, however busy the machine
     )
 
 

@@ -424,7 +424,7 @@ def test_a_browser_renders_the_page_without_complaint(tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=True,
     )
     assert "CONSOLE" not in done.stderr
