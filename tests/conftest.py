@@ -1,8 +1,4 @@
-"""What every test starts from: seeded generators, a clean Keras state, one thread.
-
-The process that hands tests to the workers reads this file, too, so a backend is
-imported in the fixtures only.
-"""
+"""What every test starts from: seeded generators, a clean Keras state, one thread."""
 
 import atexit
 import io
@@ -30,6 +26,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     }
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{worker}"
+
+
+def pytest_configure(config):
+    """Import the backend while its warnings are no errors yet.
+
+    The process that only hands tests to the workers does without, and starts sooner.
+    """
+    if worker or config.option.collectonly or not config.option.tx:
+        import keras  # noqa: F401
 
 
 def pytest_collection_modifyitems(config, items):

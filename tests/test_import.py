@@ -70,7 +70,7 @@ import keras
 import kerasdl
 import kerasdl.heatmaps, kerasdl.report
 import numpy as np
-from kerasdl import backend
+from kerasdl import backend, layers
 from kerasdl_apps import models, sentiment, tabular
 data, out = map(Path, sys.argv[1:])
 for name in sentiment.RECIPES.keys() & kerasdl.BUILDERS.keys():
@@ -86,7 +86,7 @@ model = kerasdl.vit((16, 16, 1), 2, variant="cct_2_3x2", depth=1)
 model.fit(images, np.arange(8) % 2, verbose=0)
 backend.set_seed(0)
 series = np.ones((4, 4, 3), "float32")
-model = keras.Sequential([keras.Input((4, 3)), keras.layers.LSTM(2)])
+model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(2)])
 model.compile("adam", "mse")
 model.fit(series, np.ones((4, 2)), verbose=0)
 backend.forward(model)(series)
@@ -99,10 +99,12 @@ assert "tensorflow" not in sys.modules, "imported"
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow needs TensorFlow")
-def test_jax_and_torch_never_import_tensorflow(tmp_path):
+def test_jax_and_torch_never_import_tensorflow(tmp_path, monkeypatch):
     data = tmp_path / "data.tsv"
     rows = [f"{('bad', 'fair', 'good')[i % 3]} {i}\t{i % 3}" for i in range(240)]
     data.write_text("\n".join(["text\tlabel", *rows]))
+    # What is imported does not depend on how well JAX compiles.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     done = python(EVERYTHING, data, tmp_path / "runs")
     assert done.returncode == 0, done.stderr
 
