@@ -53,6 +53,7 @@ def cnn_deep() -> Recipe:
             "dropout": 0.4,
         },
         augment="erasing",
+        label_smoothing=0.1,
         precision="auto",
         epochs=26,
         patience=26,
@@ -72,6 +73,7 @@ def resnet() -> Recipe:
         cnn(),
         build="resnet",
         arguments={"variant": "resnet20"},
+        epochs=8,
     )
 
 

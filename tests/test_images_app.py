@@ -13,6 +13,7 @@ from kerasdl import bundle
 from kerasdl.augment import POLICIES
 from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.data.batches import BatchSource, Dense
+from kerasdl.data.image_sources import load_images
 from kerasdl.data.labelled import Labelled
 from kerasdl.errors import InputError
 from kerasdl.fit import class_weights, fit
@@ -69,6 +70,16 @@ def test_the_sample_trains(run_cli, tmp_path):
     assert metrics["accuracy"] > 0.3  # ten classes, 500 images, one epoch
     assert (folder / "report.html").stat().st_size > 10_000
     assert kerasdl.load(folder).encoder.sizes == {"input_shape": (28, 28, 1)}
+
+
+@pytest.mark.parametrize("model", [name for name in images.RECIPES if name != "cnn"])
+def test_every_other_recipe_trains(model):
+    some = load_images("sample").train.subset(np.arange(64))
+    recipe = images.recipe(model, quick=True, precision="float32")
+    fitted = fit(recipe, kerasdl.BUILDERS[recipe.name], some)
+    answers = fitted.predictor.answers(some.examples)
+    assert answers.shape == (64, 10)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
 
 
 def test_photos_train_and_are_measured_on_the_given_split(run_cli, photos, small):
