@@ -1,7 +1,7 @@
 """Image classification: the recipes, and what a bundle is asked.
 
-The numbers below are from `python benchmarks/images.py` on 2 shared CPU cores; the rows
-are in `benchmarks/results/images.json`.
+The numbers below are from `python benchmarks/images.py` on 2 CPU cores that other work
+shared; the rows are in `benchmarks/results/images.json`.
 """
 
 import glob
@@ -25,7 +25,7 @@ FILES_AT_ONCE = 64
 def cnn() -> Recipe:
     """The plain network of three convolutions, and a hidden layer.
 
-    Fashion-MNIST: 93.4 % (1 seed), 415 s on 2 cores that other work shared.
+    Fashion-MNIST: 93.1 % (1 seed) in 392 s.
     """
     return Recipe(
         build="cnn",
@@ -43,7 +43,10 @@ def cnn() -> Recipe:
 
 
 def cnn_deep() -> Recipe:
-    """Three times the channels of `cnn`, and five convolutions; not measured yet."""
+    """Five wider convolutions, erasing, and bfloat16 where that is faster.
+
+    Fashion-MNIST: 94.4 % (1 seed) in 2203 s.
+    """
     return replace(
         cnn(),
         arguments={
@@ -53,7 +56,6 @@ def cnn_deep() -> Recipe:
             "dropout": 0.4,
         },
         augment="erasing",
-        label_smoothing=0.1,
         precision="auto",
         epochs=26,
         patience=26,
@@ -68,7 +70,10 @@ def lenet5() -> Recipe:
 
 
 def resnet() -> Recipe:
-    """ResNet-20 as for CIFAR-10 (He et al. 2015, section 4.2); not measured yet."""
+    """ResNet-20 as for CIFAR-10 (He et al. 2015, section 4.2), in few epochs.
+
+    CIFAR-10: 85.4 % (1 seed) in 1097 s.
+    """
     return replace(
         cnn(),
         build="resnet",

@@ -2,8 +2,8 @@
 
     python benchmarks/imdb.py --models sentiment_unlabelled --keep runs/unlabelled
     python benchmarks/ship.py runs/unlabelled saved_models/sentiment-imdb
-    python benchmarks/images.py --models cnn --data fashion_mnist --keep runs/fashion
-    python benchmarks/ship.py runs/fashion saved_models/fashion-mnist
+    python benchmarks/images.py --models cnn_deep --data fashion_mnist --keep runs/f
+    python benchmarks/ship.py runs/f saved_models/fashion-mnist
 
 Of texts, n-grams that hardly tell the classes apart are dropped and tables are stored
 in 8 bits; networks for images are stored in 16 bits. The result is measured on the

@@ -1,7 +1,6 @@
 """Augmentation policies, and models that augment what they are trained on."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import keras
 import numpy as np
@@ -28,8 +27,7 @@ _POLICIES = {
     "none": (),
     # In eight epochs of Fashion-MNIST a shift costs more than it brings.
     "light": ("photo crop", RandomFlip),
-    # Half of the images lose a part, as in Zhong et al. 2017.
-    "erasing": ("photo crop", RandomFlip, partial(RandomErasing, rate=0.5)),
+    "erasing": ("photo crop", RandomFlip, RandomErasing),
     # Two operations of magnitude 9: Cubuk et al. 2019, as for ResNet-50.
     "medium": ("crop", RandomFlip, RandAugment, RandomErasing),
     # As in the recipe of torchvision's `IMAGENET1K_V2` weights.
