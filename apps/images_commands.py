@@ -13,6 +13,7 @@ from kerasdl_apps.options import (
     BatchSize,
     Clip,
     CsvFile,
+    Deterministic,
     Epochs,
     ForceResume,
     Json,
@@ -115,6 +116,7 @@ def train(
     clip: Clip = None,
     precision: Precision = None,
     seed: Seed = 0,
+    deterministic: Deterministic = False,
     out: RunFolder = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
@@ -153,6 +155,7 @@ def train(
             clip=clip,
             precision=precision,
             seed=seed,
+            deterministic=deterministic,
         )
     return train_recipe(
         chosen,

@@ -118,6 +118,13 @@ Precision = Annotated[
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Decides all randomness.")
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Same seed, same weights, on a GPU, too (COST).",
+    ),
+]
 RunFolder = Annotated[
     Path | None, typer.Option(help="Run folder; runs/APP-<time> by default.")
 ]

@@ -15,6 +15,7 @@ from kerasdl_apps.options import (
     BatchSize,
     Clip,
     CsvFile,
+    Deterministic,
     Encoding,
     EncodingErrors,
     Epochs,
@@ -80,6 +81,7 @@ def train(
     clip: Clip = None,
     precision: Precision = None,
     seed: Seed = 0,
+    deterministic: Deterministic = False,
     out: RunFolder = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
@@ -119,6 +121,7 @@ def train(
             clip=clip,
             precision=precision,
             seed=seed,
+            deterministic=deterministic,
         )
     return train_recipe(
         chosen,

@@ -73,6 +73,8 @@ class Recipe:
             weights, logits and loss in 32; `"auto"` tries what is faster. The trained
             model predicts in float32 in any case.
         seed: Decides every random choice.
+        deterministic: Compute on a GPU, too, in an order that is always the same: the
+            same seed then gives the same weights, on the same backend and machine.
 
     Raises:
         InputError: If epochs, batch size or learning rate are not above 0, `tta` is
@@ -112,6 +114,7 @@ class Recipe:
     max_examples: int | None = None
     precision: str = "float32"
     seed: int = 0
+    deterministic: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "learning_rate"):

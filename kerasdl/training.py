@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 import kerasdl
-from kerasdl import evaluate
+from kerasdl import backend, evaluate
 from kerasdl.callbacks import StopOnSignal
 from kerasdl.checks import check_choice
 from kerasdl.data.encoders import ENCODERS
@@ -112,6 +112,7 @@ def train(
     facts = {"recipe": recipe.to_json(), "data": parts.fingerprints}
 
     with (
+        backend.deterministic() if recipe.deterministic else nullcontext(),
         claimed_folder(folder, overwrite=overwrite, resume=resume),
         StopOnSignal() as stop,
         _hint(folder, console),

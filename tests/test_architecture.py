@@ -79,9 +79,8 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
         *("recipe", "report", "runs"),
     },
     "training": {
-        *("callbacks", "data", "doctor", "evaluate", "finetuning", "fit", "recipe"),
-        *("phases", "results", "runs"),
-        *("precision", "rate_finder"),
+        *("backend", "callbacks", "data", "doctor", "evaluate", "finetuning", "fit"),
+        *("phases", "precision", "rate_finder", "recipe", "results", "runs"),
     },
 }
 FOREIGN = ("jax", "tensorflow", "torch", "keras.src")

@@ -20,6 +20,7 @@ if keras.backend.backend() not in BACKENDS:
 _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 check_attention = _backend.check_attention
+deterministic = _backend.deterministic
 device_memory = _backend.device_memory
 devices = _backend.devices
 forward = _backend.forward
@@ -34,6 +35,7 @@ training_step = _backend.training_step
 __all__ = [
     "BACKENDS",
     "check_attention",
+    "deterministic",
     "device_memory",
     "devices",
     "forward",

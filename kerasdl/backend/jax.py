@@ -1,7 +1,9 @@
 """The JAX side of `kerasdl.backend`."""
 
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -10,6 +12,9 @@ import keras
 import numpy as np
 
 from kerasdl.errors import InputError
+
+# What XLA needs to be deterministic on a GPU, read before it first computes.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def set_seed(seed: int) -> None:
@@ -25,6 +30,49 @@ def set_seed(seed: int) -> None:
     """
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the global one is what must be seeded
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let the same training give the same weights every time.
+
+    On a CPU JAX always does. On a GPU it is a flag of XLA, and stays to the end of the
+    process.
+
+    Raises:
+        InputError: If JAX has already computed on a GPU without the flag.
+    """
+    given = os.environ.get("XLA_FLAGS")
+    if DETERMINISTIC not in (given or ""):
+        is_late = _has_computed()
+        os.environ["XLA_FLAGS"] = f"{given or ''} {DETERMINISTIC}".strip()
+        is_needed = jax.default_backend() == "gpu"
+        if is_late or not is_needed:
+            _restore("XLA_FLAGS", given)
+        if is_late and is_needed:
+            raise InputError(
+                "JAX has already computed in this process, and cannot be deterministic "
+                f"any more; start it with XLA_FLAGS={DETERMINISTIC}"
+            )
+    yield
+
+
+def _has_computed() -> bool:
+    """Say whether JAX has taken up its devices: some settings are refused then."""
+    count = jax.config.jax_num_cpu_devices
+    try:
+        jax.config.update("jax_num_cpu_devices", count + 2)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", count)
+    return False
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
 
 
 def is_out_of_memory(error: BaseException) -> bool:

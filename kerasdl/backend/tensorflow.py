@@ -1,6 +1,7 @@
 """The TensorFlow side of `kerasdl.backend`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -15,6 +16,17 @@ def set_seed(seed: int) -> None:
         seed: Any integer from 0 to 2**32 - 1.
     """
     keras.utils.set_random_seed(seed)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let the same training give the same weights every time.
+
+    TensorFlow has no way back: the process computes like that to its end, and draws
+    nothing without a seed.
+    """
+    tf.config.experimental.enable_op_determinism()
+    yield
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,13 +4,18 @@ Keras runs an LSTM or GRU on PyTorch as a Python loop, save on CUDA without a ma
 `recurrent` runs the standard ones through PyTorch's own kernels.
 """
 
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 import torch
+
+# What cuBLAS needs to be deterministic, read when it is first used.
+CUBLAS, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 def set_seed(seed: int) -> None:
@@ -27,6 +32,26 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the global one is what must be seeded
     torch.manual_seed(seed)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let the same training give the same weights every time, while the block runs.
+
+    PyTorch raises where a GPU has no such kernel, naming the operation.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    benchmark, given = torch.backends.cudnn.benchmark, os.environ.get(CUBLAS)
+    os.environ.setdefault(CUBLAS, WORKSPACE)
+    torch.set_deterministic_debug_mode("error")
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_deterministic_debug_mode(mode)
+        if given is None:
+            del os.environ[CUBLAS]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
