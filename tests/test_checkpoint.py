@@ -229,3 +229,27 @@ def test_the_last_three_and_the_best_stay(tmp_path):
     again.write("final", Saved({"step": 8}, {}))
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
     assert again.final().state["step"] == 8
+
+
+def test_signals_are_not_caught_after_a_training_that_failed(tmp_path):
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            assert signal.getsignal(signal.SIGINT) not in before
+            raise ZeroDivisionError
+
+    came = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    (source, _), model = resuming.sources(), resuming.tiny_model()
+    for failed in range(2):  # the second catches what the first has left
+        checkpoint = Checkpoint(
+            tmp_path / str(failed), source=source, console=Console(quiet=True)
+        )
+        with pytest.raises(ZeroDivisionError):
+            model.fit(source, callbacks=[Fail(), checkpoint], verbose=0)
+    signal.raise_signal(signal.SIGTERM)
+    assert came == [signal.SIGTERM]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

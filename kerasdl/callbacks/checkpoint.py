@@ -1,6 +1,5 @@
 """Save a training as it goes, and take it up again where it was."""
 
-import random
 import signal
 import sys
 import time
@@ -12,17 +11,15 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from kerasdl import backend
-from kerasdl._version import __version__
 from kerasdl.callbacks.signals import StopOnSignal
+from kerasdl.callbacks.state import captured, restore
 from kerasdl.checkpoint import (
     Saved,
     Store,
     Writer,
     is_finite,
     join,
-    read_variables,
-    split,
+    set_random_state,
     step_name,
     training_variables,
     write_variables,
@@ -160,31 +157,16 @@ class Checkpoint(keras.callbacks.Callback):
             self._resumed = None
         if self._own_stop:  # not before: a refusal would leave signals caught
             self._stop.received = None
-            self._stop.catch()
+            self._stop.catch(self.model)
         if self.source is None:
             self._say("not a BatchSource: resuming goes on from the end of an epoch")
 
     def _restore(self, saved: Saved) -> None:
-        """Bring model, optimizer, callbacks and history to a saved state."""
-        state, arrays, model = saved.state, saved.arrays, self.model
-        self._build(model, state)
-        for kind, variables in training_variables(model).items():
-            if kind != "metric":
-                write_variables(kind, variables, arrays, state["variables"][kind])
+        """Bring everything to a saved state, and say so."""
+        state = saved.state
+        self._history = restore(self.model, saved, self.callbacks, self.source)
         if state["batch"]:
             self._within = saved
-        stateful = _stateful(self.callbacks)
-        names = [type(callback).__name__ for callback in stateful]
-        if names != [name for name, _ in state["callbacks"]]:
-            raise InputError(
-                f"the checkpoint holds the state of other callbacks than {names}; "
-                "resume with those of the training"
-            )
-        for callback, (_, stored) in zip(stateful, state["callbacks"], strict=True):
-            callback.load_state_dict(join(stored, arrays))
-        self._history = _rows(join(state["history"], arrays))
-        _give_history(model, self._history)
-        _set_random_state(join(state["random"], arrays))
         position = state["epoch"], state["batch"]
         self._position = self._saved_position = position
         self._saved_step = state["step"]
@@ -195,18 +177,6 @@ class Checkpoint(keras.callbacks.Callback):
                 f"it was saved on {state['backend']}: from here on, numbers may differ "
                 "in their last digits"
             )
-
-    def _build(self, model, state: dict) -> None:
-        """Make the variables that the first step would make."""
-        stored = {kind: len(table) for kind, table in state["variables"].items()}
-        is_complete = len(training_variables(model)["metric"]) >= stored["metric"]
-        if self.source is not None and not (model.built and is_complete):
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(self.source[0])
-            model.compute_metrics(x, y, model(x, training=False), weight)
-        if not model.built:
-            raise InputError("build the model before it is resumed: call it once")
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
 
     def on_epoch_begin(self, epoch, logs=None):
         resumed, batch = self._position or (epoch, 0)
@@ -228,7 +198,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._within:
             # Once more: on PyTorch the iterator over an epoch draws a number.
             state, arrays = self._within.state, self._within.arrays
-            _set_random_state(join(state["random"], arrays))
+            set_random_state(join(state["random"], arrays))
             self._within = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -302,13 +272,14 @@ class Checkpoint(keras.callbacks.Callback):
             return
         start = time.monotonic()
         (epoch, batch), step = self._position, self._steps_before + self._position[1]
-        state, arrays = self._captured()
+        state, arrays = captured(self.model, self.callbacks, self._history)
         saved = Saved(
             {
                 "step": step,
                 "epoch": epoch,
                 "batch": batch,
                 "stopped": stopped,
+                "facts": self.facts,
                 **state,
             },
             arrays,
@@ -335,76 +306,8 @@ class Checkpoint(keras.callbacks.Callback):
         if wait:
             self._writer.flush()
 
-    def _captured(self) -> tuple[dict, dict[str, np.ndarray]]:
-        """Return the state of everything, copied."""
-        tables, arrays = {}, {}
-        for kind, variables in training_variables(self.model).items():
-            copies, tables[kind] = read_variables(kind, variables)
-            arrays |= copies
-        state = {
-            "variables": tables,
-            "callbacks": [
-                [type(c).__name__, split(c.state_dict(), "callback", arrays)]
-                for c in _stateful(self.callbacks)
-            ],
-            "history": split(_columns(self._history), "history", arrays),
-            "random": split(_random_state(), "random", arrays),
-            "facts": self.facts,
-            "backend": keras.backend.backend(),
-            "keras": keras.version(),
-            "kerasdl": __version__,
-        }
-        return state, arrays
-
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _stateful(callbacks) -> list[keras.callbacks.Callback]:
-    return [callback for callback in callbacks if hasattr(callback, "state_dict")]
-
-
-def _columns(history: list[tuple[int, dict]]) -> dict[str, np.ndarray]:
-    """Return logs as arrays `(2, epochs)`: epoch and value."""
-    columns = {}
-    for epoch, logs in history:
-        for name, value in logs.items():
-            columns.setdefault(name, []).append((epoch, value))
-    return {name: np.array(pairs, float).T for name, pairs in columns.items()}
-
-
-def _rows(columns: dict[str, np.ndarray]) -> list[tuple[int, dict]]:
-    rows = {}
-    for name, (epochs, values) in columns.items():
-        for epoch, value in zip(epochs, values, strict=True):
-            rows.setdefault(int(epoch), {})[name] = float(value)
-    return sorted(rows.items())
-
-
-def _give_history(model: keras.Model, history: list[tuple[int, dict]]) -> None:
-    """Let what `fit` returns cover the epochs before, too."""
-    model.history.epoch = [epoch for epoch, _ in history]
-    model.history.history = {
-        name: values[1].tolist() for name, values in _columns(history).items()
-    }
-
-
-def _random_state() -> dict:
-    """Return the generators that are no variables: Python's, NumPy's, PyTorch's."""
-    version, words, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return {
-        "python": [version, np.array(words, np.uint32), gauss],
-        "numpy": [kind, keys, *rest],
-        "backend": backend.random_state(),
-    }
-
-
-def _set_random_state(state: dict) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
-    backend.set_random_state(state["backend"])
 
 
 def _place(epoch: int, batch: int) -> str:

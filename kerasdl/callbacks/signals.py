@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM as an orderly stop."""
 
+import inspect
 import signal
 import threading
+import weakref
 
 import keras
 
@@ -25,6 +27,7 @@ class StopOnSignal(keras.callbacks.Callback):
         super().__init__()
         self.received: int | None = None
         self._previous = {}
+        self._fitted = None
 
     def __enter__(self):
         return self
@@ -32,8 +35,15 @@ class StopOnSignal(keras.callbacks.Callback):
     def __exit__(self, *exception):
         self.release()
 
-    def catch(self) -> None:
-        """Catch signals from now on, in the main thread, where Python delivers them."""
+    def catch(self, model: keras.Model | None = None) -> None:
+        """Catch signals from now on, in the main thread, where Python delivers them.
+
+        Args:
+            model: Only while its `fit` runs, from which this is called: one that an
+                error ends does not say so, but after it a signal is not caught.
+        """
+        if model is not None and _is_fitted(model, inspect.currentframe()):
+            self._fitted = weakref.ref(model)
         main = threading.current_thread() is threading.main_thread()
         if main and not self._previous:
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -41,6 +51,7 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def release(self) -> None:
         """Let signals do again what they did before."""
+        self._fitted = None
         while self._previous:
             signal.signal(*self._previous.popitem())
 
@@ -48,11 +59,22 @@ class StopOnSignal(keras.callbacks.Callback):
         self.catch()  # once: a run may call `fit` several times
 
     def _stop(self, number, frame):
-        if self.received is not None:
+        is_over = self._fitted and not _is_fitted(self._fitted(), frame)
+        if is_over or self.received is not None:
             self.release()
             signal.raise_signal(number)
-        self.received = number
+        if not is_over:
+            self.received = number
 
     def on_train_batch_end(self, batch, logs=None):
         if self.received is not None:
             self.model.stop_training = True
+
+
+def _is_fitted(model: keras.Model | None, frame) -> bool:
+    """Say whether `model.fit` is among the calls that have led to a frame."""
+    while model is not None and frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back
+    return False
