@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from kerasdl.checks import check_choice
+from kerasdl.errors import InputError
 from kerasdl.schedules import OneCycle, Schedule
 
 # What decay would not regularise but only shrink: biases, and what norms scale by. On
@@ -138,14 +139,54 @@ def make_optimizer(
 def _kind(name: str) -> tuple[type[Optimizer], dict]:
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
+    others = _others()
+    check_choice("optimizer", name, {*OPTIMIZERS, *others})
+    return others[name], {}
+
+
+def _others() -> dict[str, type[Optimizer]]:
+    """Return all optimizers of Keras by their names in small letters."""
     others = {
         key.lower(): value
         for key, value in vars(keras.optimizers).items()
         if isinstance(value, type) and issubclass(value, Optimizer)
     }
     del others["optimizer"], others["lossscaleoptimizer"]
-    check_choice("optimizer", name, {*OPTIMIZERS, *others})
-    return others[name], {}
+    return others
+
+
+def settings_of(optimizer: Optimizer) -> tuple[str, dict, float]:
+    """Return what an optimizer was made with, as `make_optimizer` takes it.
+
+    Args:
+        optimizer: An optimizer of a class in `OPTIMIZERS`, or another of Keras.
+
+    Returns:
+        The name of its class, the other arguments, and the learning rate.
+
+    Raises:
+        InputError: If the class is another, or the rate follows a schedule.
+    """
+    kinds = {name: kind for name, (kind, _) in OPTIMIZERS.items()} | _others()
+    found = type(optimizer)
+    if found.__module__.startswith("keras."):  # on PyTorch a class that stands in
+        named = [kind for kind in found.__mro__ if kind in kinds.values()]
+        found = named[0] if named else found
+    names = [name for name, kind in kinds.items() if kind is found]
+    if not names:
+        raise InputError(
+            f"optimizer={found.__name__}; a recipe takes the name of an "
+            "optimizer or an instance of one of Keras's own classes"
+        )
+    if schedule_of(optimizer) is not None:
+        raise InputError(
+            f"the optimizer {names[0]} follows a schedule of its own; give it a number"
+            " and name the schedule in the recipe"
+        )
+    options = optimizer.get_config()
+    del options["name"]
+    # Keras holds it in 32 bits: 0.1 would come back as 0.10000000149.
+    return names[0], options, float(str(np.float32(options.pop("learning_rate"))))
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

@@ -40,7 +40,8 @@ class Recipe:
             worst loss nearby; 0 trains as usual, 0.05 is a good start and costs each
             step twice the time.
         optimizer: A name in `kerasdl.optimizers.OPTIMIZERS`, or that of another
-            optimizer of Keras.
+            optimizer of Keras. An instance of such a class may stand here, too: it
+            becomes its name, its arguments, and its rate as `learning_rate`.
         optimizer_options: Arguments of the optimizer's class.
         clip: Largest gradient, in the sense of `clip_by`; 0 does not clip.
         clip_by: A name in `kerasdl.optimizers.CLIP_BY`.
@@ -78,7 +79,8 @@ class Recipe:
 
     Raises:
         InputError: If epochs, batch size or learning rate are not above 0, `tta` is
-            asked of other data than images, or there is no such precision.
+            asked of other data than images, there is no such precision, or the
+            optimizer is none of Keras's own or follows a schedule.
     """
 
     build: "str | Callable[..., keras.Model]"
@@ -92,7 +94,7 @@ class Recipe:
     batch_size: int = 64
     accumulate: int = 1
     sam: float = 0.0
-    optimizer: str = "adam"
+    optimizer: "str | keras.optimizers.Optimizer" = "adam"
     optimizer_options: Mapping = field(default_factory=dict)
     clip: float = 0.0
     clip_by: str = "global_norm"
@@ -117,6 +119,14 @@ class Recipe:
     deterministic: bool = False
 
     def __post_init__(self):
+        if not isinstance(self.optimizer, str):
+            from kerasdl.optimizers import settings_of  # noqa: PLC0415 - needs Keras
+
+            name, options, rate = settings_of(self.optimizer)
+            options = {**_with_tuples(options), **self.optimizer_options}
+            object.__setattr__(self, "optimizer", name)
+            object.__setattr__(self, "optimizer_options", options)
+            object.__setattr__(self, "learning_rate", rate)
         for name in ("epochs", "batch_size", "accumulate", "learning_rate"):
             value = getattr(self, name)
             head_alone = name == "epochs" and value == 0 and self.pretrained

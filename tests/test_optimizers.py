@@ -1,9 +1,13 @@
 """Optimizers, against their formulas and step by step in NumPy."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
+import kerasdl
+from kerasdl.errors import InputError
 from kerasdl.optimizers import (
     OPTIMIZERS,
     clip_by_weights,
@@ -226,3 +230,41 @@ def test_one_cycle_of_adam_cycles_the_first_beta(clip):
 def test_what_is_unknown_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(learning_rate=0.1, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "rate"),
+    [
+        (lambda: keras.optimizers.Lion(1e-4, beta_1=0.8), "lion", 1e-4),
+        (lambda: keras.optimizers.SGD(0.1, clipnorm=2.0), "sgd", 0.1),
+        (lambda: keras.optimizers.Muon(exclude_layers=["out"]), "muon", 1e-3),
+        (lambda: keras.optimizers.Nadam(0.002), "nadam", 0.002),
+    ],
+)
+def test_a_recipe_takes_an_optimizer_as_its_name_and_arguments(made, name, rate):
+    given = made()
+    recipe = kerasdl.Recipe(build="mlp", optimizer=given, learning_rate=5.0)
+    assert (recipe.optimizer, recipe.learning_rate) == (name, rate)
+    again = kerasdl.Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert again == recipe
+    assert kerasdl.Recipe(build="mlp", optimizer=made()) == recipe
+    remade = make_optimizer(again.optimizer, rate, **again.optimizer_options)
+    assert type(remade) is type(given)  # the same stand-in on PyTorch
+    configs = [{**x.get_config(), "name": name} for x in (remade, given)]
+    assert json.dumps(configs[0]) == json.dumps(configs[1])
+
+
+def test_a_recipe_refuses_other_optimizers():
+    class Mine(keras.optimizers.SGD):
+        pass
+
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    for optimizer, words in (
+        (Mine(), "Mine"),
+        (scaled, "LossScaleOptimizer"),
+        (keras.optimizers.SGD(rate), "a schedule of its own"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(InputError, match=words):
+            kerasdl.Recipe(build="mlp", optimizer=optimizer)
