@@ -35,10 +35,10 @@ class Kill(keras.callbacks.Callback):
             raise Killed
 
 
-def tiny_model():
+def tiny_model(dropout=0.3):
     x = keras.Input((4,), name="x")
     hidden = keras.layers.Dense(8, activation="relu", name="hidden")(x)
-    hidden = keras.layers.Dropout(0.3, name="dropout")(hidden)
+    hidden = keras.layers.Dropout(dropout, name="dropout")(hidden)
     hidden = keras.layers.BatchNormalization(name="norm")(hidden)
     model = keras.Model(x, keras.layers.Dense(3, name="logits")(hidden), name="tiny")
     rate = keras.optimizers.schedules.CosineDecay(0.1, 40)
