@@ -26,6 +26,7 @@ from kerasdl_apps.options import (
     RunFolder,
     Schedule,
     Seed,
+    Tensorboard,
     TrainedBundle,
     check_writable,
     console,
@@ -122,6 +123,7 @@ def train(
     overwrite: Overwrite = False,
     resume: Resume = None,
     force_resume: ForceResume = False,
+    tensorboard: Tensorboard = False,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     skip_corrupt: SkipCorrupt = False,
@@ -166,6 +168,7 @@ def train(
         as_json=as_json,
         resume=resume,
         force_resume=force_resume,
+        tensorboard=tensorboard,
     )
 
 

@@ -30,6 +30,7 @@ from kerasdl_apps.options import (
     RunFolder,
     Schedule,
     Seed,
+    Tensorboard,
     TrainedBundle,
     check_writable,
     console,
@@ -87,6 +88,7 @@ def train(
     overwrite: Overwrite = False,
     resume: Resume = None,
     force_resume: ForceResume = False,
+    tensorboard: Tensorboard = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     positive_from: PositiveFrom = None,
@@ -132,6 +134,7 @@ def train(
         as_json=as_json,
         resume=resume,
         force_resume=force_resume,
+        tensorboard=tensorboard,
     )
 
 

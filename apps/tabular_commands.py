@@ -28,6 +28,7 @@ from kerasdl_apps.options import (
     RunFolder,
     Schedule,
     Seed,
+    Tensorboard,
     TrainedBundle,
     check_writable,
     given,
@@ -85,6 +86,7 @@ def train(
     overwrite: Overwrite = False,
     resume: Resume = None,
     force_resume: ForceResume = False,
+    tensorboard: Tensorboard = False,
     encoding: Encoding = "utf-8",
     encoding_errors: EncodingErrors = "strict",
     backend: Backend = None,  # noqa: ARG001 - its callback has chosen
@@ -125,6 +127,7 @@ def train(
         as_json=as_json,
         resume=resume,
         force_resume=force_resume,
+        tensorboard=tensorboard,
     )
 
 

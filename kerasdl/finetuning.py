@@ -8,9 +8,11 @@ import numpy as np
 
 from kerasdl import backend
 from kerasdl.augment import augmented
-from kerasdl.callbacks import ProgressDisplay, write_history
+from kerasdl.callbacks import KeepBest, write_history
+from kerasdl.checkpoint import random_state, set_random_state
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled, hold_out
+from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.errors import InputError
 from kerasdl.fit import Fitted, class_weights
 from kerasdl.heads import Encoded, fit_head
@@ -59,6 +61,8 @@ def fit_pretrained(
     becomes the new head. Then the backbone is unfrozen part by part from above, for
     `recipe.epochs` epochs in all, with lower learning rates further down; it computes
     as at prediction, so that dropout is off and the statistics of batch norms stay.
+    Each of these stages is a training of its own: schedule, `recipe.ema` and
+    `recipe.swa` begin anew in it, and the next one goes on from the average.
 
     The best epoch is kept where it beats the head alone on the validation images by
     more than its standard error. Otherwise the head alone is kept, calibrated on them,
@@ -197,25 +201,13 @@ def fit_backbone(
     parts = parts_from_above(model)
     batches = [_batches(recipe, x, x is training) for x in (training, validation)]
     best = KeepBest(model)
-    progress = ProgressDisplay(
-        phases.console,
-        epochs=recipe.epochs,
-        steps=batches[0].batches_per_epoch,
-        batch_size=recipe.batch_size,
-    )
     history = {}
-    for depth, (start, end) in stages(recipe.epochs):
+    for depth, span in stages(recipe.epochs):
         if phases.is_stopped:
             break
         _unfreeze(parts, depth)
-        steps = (end - start) * batches[0].batches_per_epoch
-        trained = _compiled(graph, recipe, parts, steps, training.encoder)
-        phase = phases.phase(f"stage-{depth}")
-        ran = phase.finished(model, [best])
-        if ran is None:
-            with progress:
-                ran = _fit_stage(trained, batches, (start, end), best, progress, phase)
-            phase.finish(model, ran, [best])
+        stage = _Stage(graph, parts, training, batches, best, span)
+        ran = in_smaller_parts(stage.fit, recipe, phase=phases.phase(f"stage-{depth}"))
         for name, values in ran.items():
             history.setdefault(name, []).extend(values)
     _unfreeze(parts, PARTS)
@@ -230,30 +222,42 @@ def _unfreeze(parts: list[list[keras.Variable]], depth: int) -> None:
             variable.trainable = i <= depth
 
 
-def _fit_stage(
-    model: keras.Model,
-    batches: list[BatchSource],
-    epochs: tuple[int, int],
-    best: "KeepBest",
-    progress: ProgressDisplay,
-    phase: Phase,
-) -> History:
-    """Run `model.fit` from one epoch to another, or from where it was before."""
-    start, end = epochs
-    stop = phase.phases.stop
-    callbacks = [best, progress, *([stop] if stop else [])]
-    if checkpoint := phase.checkpoint(callbacks, batches[0]):
-        callbacks.append(checkpoint)
-        start = max(start, checkpoint.initial_epoch)
-    ran = model.fit(
-        batches[0],
-        validation_data=batches[1],
-        initial_epoch=start,
-        epochs=end,
-        verbose=0,
-        callbacks=callbacks,
-    )
-    return ran.history
+class _Stage:
+    """A training of the parts that are unfrozen; tried again, it begins as it began."""
+
+    def __init__(self, graph, parts, training, batches, best, span):
+        self.graph = graph
+        self.parts = parts
+        self.training = training
+        self.batches = batches
+        self.best = best
+        self.span = span
+        self.start = best.kept.get_weights(), best.state_dict(), random_state()
+
+    def fit(self, recipe: Recipe, *, phase: Phase) -> History:
+        """Run the epochs of the stage, or what is left of them."""
+        model, best = self.best.kept, self.best
+        weights, state, draws = self.start
+        model.set_weights(weights)
+        best.load_state_dict(state)
+        set_random_state(draws)
+        self.batches[0].start(self.span[0])
+        steps = (self.span[1] - self.span[0]) * self.batches[0].batches_per_epoch
+        encoder = self.training.encoder
+        trained = _compiled(self.graph, recipe, self.parts, steps, encoder)
+        ran = phase.finished(model, [best])
+        if ran is None:
+            ran = run_epochs(
+                trained,
+                recipe,
+                *self.batches,
+                phase,
+                examples=self.training.data.examples,
+                span=self.span,
+                keeping=best,
+            )
+            phase.finish(model, ran, [best])
+        return ran
 
 
 def parts_from_above(model: keras.Model) -> list[list[keras.Variable]]:
@@ -304,6 +308,7 @@ def _compiled(graph, recipe, parts, steps, encoder) -> keras.Model:
         schedule,
         clip=recipe.clip,
         clip_by=recipe.clip_by,
+        ema=recipe.ema,
         factors=rates,
         **recipe.optimizer_options,
     )
@@ -313,37 +318,6 @@ def _compiled(graph, recipe, parts, steps, encoder) -> keras.Model:
     if recipe.accumulate > 1 or recipe.sam:
         set_training_step(trained, micro_batches=recipe.accumulate, radius=recipe.sam)
     return trained
-
-
-class KeepBest(keras.callbacks.Callback):
-    """Remember the weights of the epoch with the least validation loss.
-
-    Args:
-        kept: The model whose weights are remembered.
-    """
-
-    def __init__(self, kept: keras.Model):
-        super().__init__()
-        self.kept = kept
-        self.loss = np.inf
-        self.weights = kept.get_weights()
-
-    def state_dict(self) -> dict:
-        """Return the best loss and weights."""
-        return {"loss": float(self.loss), "weights": self.weights}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` has returned."""
-        self.loss, self.weights = state["loss"], state["weights"]
-
-    def on_epoch_end(self, epoch, logs=None):  # noqa: ARG002 - Keras's
-        """Remember the weights if they are the best so far."""
-        if logs["val_loss"] < self.loss:
-            self.loss, self.weights = logs["val_loss"], self.kept.get_weights()
-
-    def restore(self) -> None:
-        """Give the model the best weights."""
-        self.kept.set_weights(self.weights)
 
 
 def _batches(recipe: Recipe, images: Encoded, is_training: bool) -> BatchSource:

@@ -1,33 +1,23 @@
 """Fit one model to labelled examples: split, encode, build, train, calibrate."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import keras
 import numpy as np
 
 from kerasdl import backend
 from kerasdl.augment import augmented
-from kerasdl.callbacks import (
-    LowerRateOnPlateau,
-    NanGuard,
-    ProgressDisplay,
-    StochasticAverage,
-    averaging,
-    standard_callbacks,
-)
+from kerasdl.counting import adapt_blend, keep_bag, warm_start
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
-from kerasdl.data.vectors import word_vectors
-from kerasdl.layers import Blend, NgramBag
+from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.optimizers import make_optimizer
-from kerasdl.phases import History, Phase, Phases
+from kerasdl.phases import MAIN, Phase, Phases
 from kerasdl.precision import PLAIN, Choice, choose, precision
-from kerasdl.predict import Classifier, Predictor, Regressor
+from kerasdl.predict import Classifier, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
 from kerasdl.steps import set_training_step
@@ -53,6 +43,27 @@ class Fitted:
     arguments: dict
     predictor: Classifier | Regressor
     history: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a training needs, ready to run.
+
+    Attributes:
+        model: The model.
+        trained: What is trained: the model, or one around it that augments.
+        arguments: Of the builder, those that the data decided included.
+        answers: The model behind its encoder.
+        training: Batches to train on.
+        validation: Batches to validate on.
+    """
+
+    model: keras.Model
+    trained: keras.Model
+    arguments: dict
+    answers: Classifier | Regressor
+    training: BatchSource
+    validation: BatchSource
 
 
 def fit(
@@ -103,7 +114,7 @@ def fit(
             phase=phases.phase(phase),
         )
 
-    fitted = fit_once("teacher" if unlabelled else "training", inputs, kept.labels)
+    fitted = fit_once("teacher" if unlabelled else MAIN, inputs, kept.labels)
     if not unlabelled:
         return fitted
     inputs = encoder.encode([*kept.examples, *unlabelled])
@@ -115,41 +126,6 @@ def fit(
         labels = np.concatenate([known, guessed])
         fitted = fit_once(f"student-{number}", inputs, labels, fitted.predictor.model)
     return fitted
-
-
-def in_smaller_parts(
-    fit: Callable[..., Any], recipe: Recipe, *arguments, phase: Phase, **options
-):
-    """Fit as a recipe says; where memory runs out, compute each batch in more parts.
-
-    The steps stay the same (see `Recipe.accumulate`). The training goes on from what
-    was saved, or starts again.
-
-    Args:
-        fit: Takes the recipe, the arguments, the phase and the options.
-        recipe: How to train.
-        *arguments: Of `fit`.
-        phase: Where the training is saved.
-        **options: Of `fit`.
-
-    Returns:
-        What `fit` returns.
-    """
-    while True:
-        try:
-            return fit(recipe, *arguments, phase=phase, **options)
-        except Exception as error:
-            if not backend.is_out_of_memory(error):
-                raise
-            parts = 2 * recipe.accumulate
-            if parts > recipe.batch_size:
-                raise
-        recipe = replace(recipe, accumulate=parts)
-        phase.phases.console.print(
-            f"Out of memory: each batch of {recipe.batch_size} is now computed in "
-            f"{parts} parts of {-(-recipe.batch_size // parts)}.",
-            soft_wrap=True,
-        )
 
 
 def _fit_once(
@@ -165,28 +141,26 @@ def _fit_once(
 ) -> Fitted:
     """Train one model on encoded examples; calibrate it on the second of `data`."""
     kept, validation = data
-    arguments = builder_arguments(recipe, builder, encoder, kept)
     with precision(recipe.precision) as chosen:
-        prepared = prepare(
-            recipe, builder, encoder, inputs, labels, data, teacher=teacher
-        )
-        model, trained, answers, training, validating = prepared
-        history = phase.finished(model)
+        ready = prepare(recipe, builder, encoder, inputs, labels, data, teacher=teacher)
+        history = phase.finished(ready.model)
         if history is None:
-            guard = NanGuard(
-                phase.folder,
-                source=training,
+            history = run_epochs(
+                ready.trained,
+                recipe,
+                ready.training,
+                ready.validation,
+                phase,
                 examples=kept.examples,
-                console=phase.phases.console,
             )
-            history = _run_epochs(trained, recipe, training, validating, phase, guard)
-            phase.finish(model, history)
+            phase.finish(ready.model, history)
+    answers = ready.answers
     if chosen != PLAIN:
-        model = in_float32(model, builder, arguments)
+        model = in_float32(ready.model, builder, ready.arguments)
         answers = _answers(model, encoder, kept, tta=recipe.tta)
     adapt_blend(answers, validation)
     answers.calibrate(validation.examples, validation.labels)
-    return Fitted(builder.__name__, arguments, answers, history)
+    return Fitted(builder.__name__, ready.arguments, answers, history)
 
 
 def in_float32(
@@ -230,9 +204,8 @@ def choose_precision(
         prepared = prepare(
             recipe, builder, encoder, inputs, sample.labels, (sample, sample)
         )
-        _, trained, _, training, _ = prepared
-        batch = keras.utils.unpack_x_y_sample_weight(training[0])
-        return lambda: trained.train_on_batch(*batch)
+        batch = keras.utils.unpack_x_y_sample_weight(prepared.training[0])
+        return lambda: prepared.trained.train_on_batch(*batch)
 
     return choose(make_step)
 
@@ -246,7 +219,7 @@ def prepare(
     data: tuple[Labelled, Labelled],
     *,
     teacher: keras.Model | None = None,
-) -> tuple[keras.Model, keras.Model, Classifier | Regressor, BatchSource, BatchSource]:
+) -> Prepared:
     """Make all that `fit` of a model needs.
 
     Args:
@@ -257,14 +230,13 @@ def prepare(
         labels: Their labels, integer or soft.
         data: Examples to train and to validate on.
         teacher: A model of the same build, trained on labels alone.
-
-    Returns:
-        The model, itself again or what augments around it, its answers, and the batches
-        to train and to validate on.
     """
     backend.set_seed(recipe.seed)
     kept, validation = data
-    arguments = builder_arguments(recipe, builder, encoder, kept)
+    arguments = {
+        **_accepted(builder, {**encoder.sizes, **_outputs(kept)}),
+        **recipe.arguments,
+    }
     steps = -(-len(labels) // recipe.batch_size)
     schedule = learning_rate_schedule(
         recipe.schedule,
@@ -301,15 +273,7 @@ def prepare(
         )
     if recipe.accumulate > 1 or recipe.sam:
         set_training_step(trained, micro_batches=recipe.accumulate, radius=recipe.sam)
-    return model, trained, answers, training, validating
-
-
-def builder_arguments(recipe, builder, encoder: Encoder, data: Labelled) -> dict:
-    """Return the arguments of a recipe's builder, those that data decide included."""
-    return {
-        **_accepted(builder, {**encoder.sizes, **_outputs(data)}),
-        **recipe.arguments,
-    }
+    return Prepared(model, trained, arguments, answers, training, validating)
 
 
 def _optimizer(recipe: Recipe, schedule) -> keras.optimizers.Optimizer:
@@ -370,122 +334,3 @@ def _answers(
     if data.label_names:
         return Classifier(model, encoder, data.label_names, tta=tta)
     return Regressor(model, encoder, data.labels.mean(), data.labels.std())
-
-
-def warm_start(
-    model: keras.Model, recipe: Recipe, inputs: Mapping[str, Ragged], labels: np.ndarray
-) -> None:
-    """Let the layers that learn from counts see the training data once.
-
-    Args:
-        model: Freshly built model.
-        recipe: Says whether the embedding starts from word vectors.
-        inputs: Encoded training texts.
-        labels: Their labels, integer or soft.
-    """
-    for layer in model.layers:
-        if isinstance(layer, NgramBag):
-            layer.adapt(inputs["ngrams"], labels)
-    if recipe.word_vectors:
-        embedding = model.get_layer("embedding")
-        vectors = word_vectors(
-            inputs["tokens"],
-            embedding.input_dim,
-            embedding.output_dim,
-            seed=recipe.seed,
-        )
-        embedding.set_weights([recipe.word_vectors * vectors])
-
-
-def keep_bag(model: keras.Model, teacher: keras.Model) -> None:
-    """Give a blended model the bag of its teacher, and keep it as it is.
-
-    Soft labels blur what the bag counts: on IMDB, validated on films that the training
-    part lacks, a bag trained on them has a log loss of 0.243 instead of 0.231. The
-    other branches gain from the texts.
-
-    Args:
-        model: Freshly built model.
-        teacher: A model of the same build, trained on labels alone.
-    """
-    if any(isinstance(layer, Blend) for layer in model.layers):
-        for layer in model.layers:
-            if isinstance(layer, NgramBag):
-                layer.set_weights(teacher.get_layer(layer.name).get_weights())
-                layer.trainable = False
-
-
-def adapt_blend(predictor: Predictor, validation: Labelled) -> None:
-    """Weigh the branches of a model that has several, on texts it was not trained on.
-
-    Args:
-        predictor: The trained model.
-        validation: Labelled texts.
-    """
-    for layer in predictor.model.layers:
-        if isinstance(layer, Blend):
-            apart = keras.Model(
-                predictor.model.input, keras.ops.concatenate(layer.input, axis=-1)
-            )
-            logits = Predictor(apart, predictor.encoder).outputs(validation.examples)
-            shape = (len(logits), len(layer.branches), -1)
-            layer.adapt(logits.reshape(shape), validation.labels)
-
-
-def _run_epochs(
-    model: keras.Model,
-    recipe: Recipe,
-    training: BatchSource,
-    validation: BatchSource,
-    phase: Phase,
-    guard: NanGuard,
-) -> History:
-    """Run `model.fit`, from where it was before if it was, and return its history."""
-    progress = ProgressDisplay(
-        phase.phases.console,
-        epochs=recipe.epochs,
-        steps=training.batches_per_epoch,
-        batch_size=recipe.batch_size,
-    )
-    stop = phase.phases.stop
-    callbacks = [
-        guard,
-        *_averages(model, recipe, training),
-        *([LowerRateOnPlateau(patience=recipe.plateau)] if recipe.plateau else []),
-        *standard_callbacks(phase.folder, patience=recipe.patience),
-        progress,
-        *([stop] if stop else []),
-    ]
-    checkpoint = phase.checkpoint(callbacks, training)
-    with progress, _named_failure(training, validation):
-        history = model.fit(
-            training,
-            validation_data=validation,
-            initial_epoch=checkpoint.initial_epoch if checkpoint else 0,
-            epochs=recipe.epochs,
-            verbose=0,
-            callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
-        )
-    return history.history
-
-
-def _averages(
-    model: keras.Model, recipe: Recipe, training: BatchSource
-) -> list[keras.callbacks.Callback]:
-    """Return what validates and keeps an average of the weights, if the recipe does."""
-    if recipe.swa:
-        start = round((1 - recipe.swa) * recipe.epochs)
-        return [StochasticAverage(training, start=min(start, recipe.epochs - 1))]
-    return averaging(model.optimizer)
-
-
-@contextmanager
-def _named_failure(*sources: BatchSource) -> Iterator[None]:
-    """Raise what went wrong with a batch itself, not what a backend makes of it."""
-    try:
-        yield
-    except Exception:
-        for source in sources:
-            if source.failure:
-                raise source.failure from None
-        raise

@@ -19,6 +19,8 @@ from kerasdl.checkpoint import (
 )
 from kerasdl.data.batches import BatchSource
 
+# Name of the training of a run that consists of one.
+MAIN = "training"
 History = dict[str, list[float]]
 
 
@@ -35,6 +37,7 @@ class Phases:
         in_front: Whether the run's history and best weights are theirs.
         facts: What each checkpoint says of the run: recipe, data, version.
         saving: Options of `Checkpoint`: `every_minutes`, `every_steps`.
+        tensorboard: Whether its trainings write curves for TensorBoard.
     """
 
     folder: Path | None = None
@@ -45,6 +48,7 @@ class Phases:
     in_front: bool = True
     facts: dict = field(default_factory=dict)
     saving: dict = field(default_factory=dict)
+    tensorboard: bool = False
 
     @property
     def is_stopped(self) -> bool:

@@ -13,7 +13,7 @@ from kerasdl._version import __version__
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.lock import LOCK_FILE, check_unlocked, locked
-from kerasdl.untrusted import check_links
+from kerasdl.untrusted import check_links, read_json
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
@@ -257,17 +257,32 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
     changes = differences(before, recipe) + [
         f"the {part} data" for part in data if data[part] != state["data"].get(part)
     ]
-    if changes and not force:
-        raise InputError(
-            f"the run in {folder} was begun with other settings: {'; '.join(changes)}; "
-            "leave them as they were, or add --force-resume"
-        )
+    if not force:
+        refuse_changes(folder, changes, "leave them as they were")
     if changes:
         write_json(folder / RECIPE_FILE, recipe)
         write_json(folder / STATE_FILE, {**state, "data": data})
     for path in folder.glob(f"{FORMER}*"):  # of a run that was killed
         shutil.rmtree(path, ignore_errors=True)
     return state["run"]
+
+
+def refuse_changes(folder: Path, changes: list[str], remedy: str) -> None:
+    """Refuse to go on with a run otherwise than it was begun.
+
+    Args:
+        folder: Folder of the run.
+        changes: What differs, each in a few words.
+        remedy: What to do.
+
+    Raises:
+        InputError: If there are changes.
+    """
+    if changes:
+        raise InputError(
+            f"the run in {folder} was begun with other settings: {'; '.join(changes)};"
+            f" {remedy}, or add --force-resume"
+        )
 
 
 def end(folder: Path) -> None:
@@ -285,21 +300,6 @@ def differences(before: dict, after: dict) -> list[str]:
         for name in {**before, **after}
         if before.get(name) != after.get(name)
     ]
-
-
-def read_json(path: Path) -> dict:
-    """Return the JSON object in a file of a run.
-
-    Raises:
-        InputError: If there is none.
-    """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); train anew") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object; train anew")
-    return fields
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import kerasdl
 from kerasdl import backend, evaluate
-from kerasdl.callbacks import StopOnSignal
+from kerasdl.callbacks import StopOnSignal, TensorBoard
 from kerasdl.checks import check_choice
 from kerasdl.data.encoders import ENCODERS
 from kerasdl.data.image_files import Photos
@@ -46,8 +46,8 @@ from kerasdl.runs import (
     end,
     go_on,
     is_saved,
-    read_json,
 )
+from kerasdl.untrusted import read_json
 
 # What reads each kind of data.
 LOADERS = {"text": load_texts, "table": load_rows, "image": load_images}
@@ -67,6 +67,7 @@ def train(
     force_resume: bool = False,
     every_minutes: float = 5.0,
     every_steps: int | None = None,
+    tensorboard: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Train a model and write its run folder.
@@ -88,6 +89,8 @@ def train(
         every_minutes: Save at least so often; at the end of an epoch, too, where that
             costs less than 3 % of the time.
         every_steps: Save after so many steps, whatever it costs.
+        tensorboard: Write curves, histograms and plots into `tensorboard/` of the
+            folder (the extra `tensorboard`).
         console: Where progress is printed, standard error by default.
 
     Returns:
@@ -105,6 +108,7 @@ def train(
         raise InputError("resume needs the folder of the run; give it as out")
     folder = Path(out) if out else default_folder(recipe.name)
     check_folder(folder, overwrite=overwrite, resume=resume)
+    board = TensorBoard(folder / "tensorboard") if tensorboard else None
     parts = _read(recipe, console)
     if recipe.precision == "auto":
         recipe = _settled(recipe, parts.training, folder if resume else None, console)
@@ -118,9 +122,9 @@ def train(
         _hint(folder, console),
     ):
         if resume:
-            run_id = go_on(folder, *facts.values(), force=force_resume)
+            run_id = go_on(folder, **facts, force=force_resume)
         else:
-            run_id = begin(folder, *facts.values())
+            run_id = begin(folder, **facts)
         phases = Phases(
             folder,
             console,
@@ -128,6 +132,7 @@ def train(
             run_id,
             facts=facts,
             saving={"every_minutes": every_minutes, "every_steps": every_steps},
+            tensorboard=tensorboard,
         )
         fitted = fit_model(
             parts.training,
@@ -153,6 +158,8 @@ def train(
             folder, recipe, metrics, fitted.history, fitted.predictor, interrupted
         )
         write_results(run, fitted, parts.training, test, answers)
+        if board:
+            board.add_plots(folder / "plots")
         if interrupted:
             console.print(f"Continue it with --resume {folder}", soft_wrap=True)
         else:
@@ -167,6 +174,11 @@ def _settled(
     if resumed:
         before = Recipe.from_json(read_json(resumed / RECIPE_FILE))
         return replace(recipe, precision=before.precision)
+    if recipe.deterministic:
+        raise InputError(
+            "precision='auto' goes by how long a trial takes; name one, such as "
+            "mixed_bfloat16, to be deterministic"
+        )
     if recipe.pretrained:
         choice = choose()
     else:
@@ -244,8 +256,7 @@ def find_rate(recipe: Recipe, *, console: Console | None = None) -> FoundRate:
     build, parts = _resolve(recipe.build), (data, validation)
     with precision(recipe.precision):
         prepared = prepare(recipe, build, encoder, inputs, data.labels, parts)
-        _, trained, _, batches, _ = prepared
-        return lr_find(trained, batches)
+        return lr_find(prepared.trained, prepared.training)
 
 
 @dataclass(frozen=True)

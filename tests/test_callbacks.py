@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import signal
 
 import keras
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from kerasdl.callbacks import (
     BestCheckpoint,
+    Meter,
     ProgressDisplay,
     StopOnSignal,
     standard_callbacks,
@@ -153,8 +155,9 @@ def test_signals_before_the_training_are_not_caught():
 def test_progress_is_a_line_per_epoch_and_a_bar_on_a_terminal(model, data, terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=60)
-    progress = ProgressDisplay(console, epochs=3, steps=4, batch_size=16)
-    fit(model, data, [progress])
+    meter = Meter(64)
+    progress = ProgressDisplay(console, epochs=3, steps=4, meter=meter)
+    fit(model, data, [meter, progress])
     shown = out.getvalue()
     assert ("\x1b[" in shown) == terminal
     assert ("training" in shown) == terminal
@@ -165,8 +168,9 @@ def test_progress_is_a_line_per_epoch_and_a_bar_on_a_terminal(model, data, termi
         lines = shown.splitlines()
         assert [line[:9] for line in lines] == [f"epoch {i}/3" for i in (1, 2, 3)]
         for line in lines:
-            for name in ("loss", "accuracy", "val_loss", "val_accuracy", "examples/s"):
+            for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
                 assert name in line
+            assert re.search(r" s · [\d,]+ examples/s · [\d,]+ MB", line)
 
 
 def test_the_bar_is_gone_when_the_training_fails(model, data):
@@ -175,7 +179,7 @@ def test_the_bar_is_gone_when_the_training_fails(model, data):
             raise ZeroDivisionError
 
     console = Console(file=io.StringIO(), force_terminal=True)
-    progress = ProgressDisplay(console, epochs=1, steps=4, batch_size=16)
+    progress = ProgressDisplay(console, epochs=1, steps=4, meter=Meter(64))
     with pytest.raises(ZeroDivisionError), progress:
         fit(model, data, [progress, Fail()])
     with console.status("the terminal is free again"):

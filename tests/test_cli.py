@@ -18,6 +18,7 @@ import pytest
 
 import kerasdl
 from kerasdl import optimizers, runs, schedules, training
+from kerasdl.callbacks import ProgressDisplay
 from kerasdl.data.text import TextEncoder
 from kerasdl_apps import cli, options, sentiment
 
@@ -366,15 +367,14 @@ def test_folders_that_are_no_place_for_a_run(refused, table, tmp_path, monkeypat
 @pytest.fixture
 def signal_after_first_epoch(monkeypatch):
     def install(number):
-        progress = training.fit.__globals__["ProgressDisplay"]
-        show = progress.on_epoch_end
+        show = ProgressDisplay.on_epoch_end
 
         def on_epoch_end(self, epoch, logs=None):
             show(self, epoch, logs)
             if epoch == 0:
                 signal.raise_signal(number)
 
-        monkeypatch.setattr(progress, "on_epoch_end", on_epoch_end)
+        monkeypatch.setattr(ProgressDisplay, "on_epoch_end", on_epoch_end)
 
     return install
 

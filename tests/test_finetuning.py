@@ -2,7 +2,12 @@
 
 import csv
 import itertools
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,9 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from test_pretrained import ENCODER, SHAPE, TINY, values, write_bundle
 
 import kerasdl
-from kerasdl import finetuning
+from kerasdl import backend, finetuning
 from kerasdl.backend import forward
 from kerasdl.bundle import save_bundle
+from kerasdl.callbacks import KeepBest
 from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.errors import InputError
 from kerasdl.finetuning import fit_backbone, fit_pretrained
@@ -295,3 +301,137 @@ def test_rates_fall_from_part_to_part(cnn):
     graph = finetuning.AsAtPrediction(model.input, model.output)
     calm = keras.ops.convert_to_numpy(graph(images, training=True))
     np.testing.assert_allclose(calm, forward(model)(images), atol=1e-4)
+
+
+# What a recipe asks of the epochs.
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Weights by path after each step, and those kept and validated of each epoch."""
+    found = {"steps": [], "epochs": []}
+    end = KeepBest.on_epoch_end
+
+    def on_train_batch_end(self, *_, **__):
+        assert self.model.built  # asking for it brings the weights up to date on JAX
+        found["steps"].append(values(self.kept))
+
+    def on_epoch_end(self, epoch, logs=None):
+        found["epochs"].append(values(self.kept))
+        end(self, epoch, logs)
+
+    monkeypatch.setattr(KeepBest, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(KeepBest, "on_epoch_end", on_epoch_end)
+    return found
+
+
+def tuned(source, seen, **changes):
+    backend.set_seed(0)
+    model, training, validation = prepared(source)
+    before = values(model)
+    for weights in seen.values():
+        weights.clear()
+    recipe = plain(source, batch_size=8, learning_rate=0.01, **changes)
+    fit_backbone(model, recipe, training, validation, Phases())
+    return before, [dict(weights) for weights in seen["epochs"]]
+
+
+def test_averages_are_validated_and_kept(source, seen, monkeypatch):
+    monkeypatch.setattr(finetuning, "PARTS", 1)
+    before, epochs = tuned(source, seen, epochs=2)
+    steps = [dict(weights) for weights in seen["steps"]]
+    assert len(steps) == 6
+    _, moving = tuned(source, seen, epochs=2, ema=0.8)
+    _, stochastic = tuned(source, seen, epochs=2, swa=1.0)
+    for path, value in before.items():
+        expected, means = value, []
+        for place, weights in enumerate(steps):
+            # Keras begins with the weights after the first step.
+            share = 0.8 if place else 0.0
+            expected = share * expected + (1 - share) * weights[path]
+            if place in (2, 5):
+                means.append(expected)
+        pairs = zip((means[0], means[1]), moving, strict=True)
+        halves = [epochs[0][path], (epochs[0][path] + epochs[1][path]) / 2]
+        for mean, weights in [*pairs, *zip(halves, stochastic, strict=True)]:
+            np.testing.assert_allclose(weights[path], mean, rtol=1e-4, atol=1e-5)
+        if "moving_" in path:
+            np.testing.assert_array_equal(stochastic[1][path], value)
+
+
+def test_a_stage_that_does_not_fit_into_memory_is_computed_in_parts(cnn, monkeypatch):
+    run, tried = finetuning.run_epochs, []
+
+    def run_epochs(model, recipe, *others, **options):
+        tried.append(recipe.accumulate)
+        history = run(model, recipe, *others, **options)
+        if recipe.accumulate < 2:
+            raise MemoryError
+        return history
+
+    def tune(**changes):
+        backend.set_seed(0)
+        model, training, validation = prepared(cnn)
+        recipe = plain(cnn, epochs=2, augment="light", batch_size=8, **changes)
+        history = fit_backbone(model, recipe, training, validation, Phases())
+        return values(model), history
+
+    expected = tune(accumulate=2)
+    monkeypatch.setattr(finetuning, "run_epochs", run_epochs)
+    found = tune()
+    assert tried == [1, 2, 1, 2]
+    assert found[1] == expected[1]
+    for path, value in found[0].items():
+        np.testing.assert_array_equal(value, expected[0][path])
+
+
+def whole(folder, source):
+    """Fine-tune in three stages, or go on with it; return all that is left."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    recipe = plain(source, augment="light", ema=0.5, epochs=3, batch_size=8)
+    fitted = fit_pretrained(
+        replace(recipe, learning_rate=0.01),
+        made_up(24),
+        validation=made_up(60, seed=1),
+        phases=Phases(folder, saving={"every_steps": 1}),
+    )
+    found = values(fitted.predictor.model)
+    return {path: value.tobytes() for path, value in found.items()}, fitted.history
+
+
+KILLED = """
+import os, pathlib, signal, sys
+sys.path.insert(0, sys.argv[1])
+import conftest, test_finetuning
+from kerasdl.callbacks import Checkpoint
+
+end = Checkpoint.on_train_batch_end
+
+def on_train_batch_end(self, batch, logs=None):
+    end(self, batch, logs)
+    if self._store.folder.name == "stage-2" and batch == 1:
+        self._writer.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoint.on_train_batch_end = on_train_batch_end
+test_finetuning.whole(pathlib.Path(sys.argv[2]), sys.argv[3])
+"""
+
+
+def test_fine_tuning_killed_in_its_second_stage_goes_on_bit_for_bit(cnn, tmp_path):
+    folder = tmp_path / "killed"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, Path(__file__).parent, folder, cnn],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": keras.backend.backend(),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `quick_compilation`
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = {path.name for path in (folder / "checkpoints" / "stage-2").iterdir()}
+    assert left == {"step-00000001", "step-00000002"}
+    assert whole(folder, cnn) == whole(tmp_path / "whole", cnn)

@@ -5,11 +5,13 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from test_training import NGRAM, make_texts, write_tsv
 
 import kerasdl
 from kerasdl.absent import absent
@@ -138,6 +140,35 @@ def test_without_the_extra_one_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorboardX", raising=False)
     with absent("tensorboardX"), pytest.raises(InputError, match=r"kerasdl\[tensorb"):
         TensorBoard(tmp_path)
+
+
+def test_a_run_has_curves_speed_and_plots_if_it_is_asked_for_them(tmp_path):
+    pytest.importorskip("tensorboardX")
+    data = write_tsv(tmp_path / "data.tsv", make_texts(240))
+    out = tmp_path / "run"
+    run = kerasdl.train(replace(NGRAM, data=data), out=out, tensorboard=True)
+    training = list(events(out / "tensorboard" / "training"))
+    rates = [value.simple_value for _, tag, value in training if tag == "epoch/loss"]
+    np.testing.assert_allclose(rates, run.history["loss"], rtol=1e-6)
+    tags = {tag for _, tag, _ in training}
+    assert {
+        "epoch/examples_per_second",
+        "epoch/memory_mb",
+        "plots/learning_curves",
+    } <= tags
+    assert list(events(out / "tensorboard" / "validation"))
+    # What is measured anew each time would make no two histories alike.
+    assert not {"examples_per_second", "memory_mb"} & set(run.history)
+
+
+def test_a_run_that_cannot_have_them_is_refused_before_it_begins(
+    refused, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(sys.modules, "tensorboardX", raising=False)
+    command = ("sentiment", "train", "--tensorboard", "--out", tmp_path / "run")
+    with absent("tensorboardX"):
+        refused(*command, words=["pip install 'kerasdl[tensorboard]'"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_other_backend_is_imported(tmp_path):

@@ -288,19 +288,19 @@ def test_a_builder_of_ones_own(data, tmp_path):
 def test_a_batch_that_does_not_fit_into_memory_is_computed_in_parts(monkeypatch):
     from kerasdl import fit as module
 
-    run, tried = module._run_epochs, []
+    run, tried = module.run_epochs, []
 
-    def run_epochs(model, recipe, *others):
+    def run_epochs(model, recipe, *others, **options):
         tried.append(recipe.accumulate)
         if recipe.accumulate < 4:
             raise MemoryError
-        return run(model, recipe, *others)
+        return run(model, recipe, *others, **options)
 
     recipe, texts = replace(NGRAM, batch_size=16), make_texts(40)
     builder = kerasdl.BUILDERS["ngram_classifier"]
     out = io.StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_run_epochs", run_epochs)
+        patch.setattr(module, "run_epochs", run_epochs)
         phases = Phases(console=Console(file=out))
         found = fit(recipe, builder, texts, phases=phases).predictor
     assert tried == [1, 2, 4]
@@ -309,6 +309,6 @@ def test_a_batch_that_does_not_fit_into_memory_is_computed_in_parts(monkeypatch)
     for path, value in weights(found.model).items():
         np.testing.assert_array_equal(value, weights(expected.model)[path])
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_run_epochs", None)
+        patch.setattr(module, "run_epochs", None)
         with pytest.raises(TypeError):
             fit(recipe, builder, texts)

@@ -9,7 +9,7 @@ from kerasdl.callbacks.averaging import (
     StochasticAverage,
     averaging,
 )
-from kerasdl.callbacks.best import BestCheckpoint
+from kerasdl.callbacks.best import BestCheckpoint, KeepBest
 from kerasdl.callbacks.checkpoint import Checkpoint
 from kerasdl.callbacks.early_stopping import EarlyStopping
 from kerasdl.callbacks.history import EpochFacts, HistoryFile, write_history
@@ -29,6 +29,7 @@ __all__ = [
     "EarlyStopping",
     "EpochFacts",
     "HistoryFile",
+    "KeepBest",
     "LowerRateOnPlateau",
     "Meter",
     "NanGuard",

@@ -79,8 +79,8 @@ class StochasticAverage(AveragedWeights):
     """Average the weights of the last epochs, one by one, and validate the average.
 
     The statistics of batch norms are those of the average: its batches are seen once
-    more, at most `MOST_BATCHES`. Batch norms within layers that are no models of their
-    own keep the statistics that they have.
+    more, at most `MOST_BATCHES`, unless training leaves them as they are. Batch norms
+    within layers that are no models of their own keep the statistics that they have.
 
     Args:
         source: Training data.
@@ -167,6 +167,7 @@ def estimate_statistics(model: keras.Model, batches) -> None:
         v for v in model.non_trainable_variables if id(v) not in map(id, statistics)
     ]
     before = [_array(variable) for variable in others]
+    first = [_array(variable) for variable in statistics]
     momenta = [norm.momentum for norm in norms]
     sums, count = [0.0] * len(statistics), 0
     for norm in norms:
@@ -174,7 +175,10 @@ def estimate_statistics(model: keras.Model, batches) -> None:
     try:
         for inputs in batches:
             model(inputs, training=True)
-            sums = [a + _array(b) for a, b in zip(sums, statistics, strict=True)]
+            seen = [_array(variable) for variable in statistics]
+            if count == 0 and all(map(np.array_equal, seen, first)):
+                return  # frozen: a mean of equal numbers may differ in the last digit
+            sums = [a + b for a, b in zip(sums, seen, strict=True)]
             count += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

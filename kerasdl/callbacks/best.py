@@ -1,4 +1,4 @@
-"""The best weights, on disk as soon as they are known."""
+"""The best weights, on disk as soon as they are known, or in memory."""
 
 from pathlib import Path
 
@@ -49,3 +49,33 @@ class BestCheckpoint(keras.callbacks.Callback):
             self._best = value
             self.path.parent.mkdir(exist_ok=True)
             write_weights(self.path, self.model)
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Remember the weights of the epoch with the least validation loss.
+
+    Args:
+        kept: The model whose weights are remembered.
+    """
+
+    def __init__(self, kept: keras.Model):
+        super().__init__()
+        self.kept = kept
+        self.loss = np.inf
+        self.weights = kept.get_weights()
+
+    def state_dict(self) -> dict:
+        """Return the best loss and weights."""
+        return {"loss": float(self.loss), "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` has returned."""
+        self.loss, self.weights = state["loss"], state["weights"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs["val_loss"] < self.loss:
+            self.loss, self.weights = logs["val_loss"], self.kept.get_weights()
+
+    def restore(self) -> None:
+        """Give the model the best weights."""
+        self.kept.set_weights(self.weights)

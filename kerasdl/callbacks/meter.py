@@ -21,8 +21,12 @@ class Meter(keras.callbacks.Callback):
     that the process has held so far, `device_memory_mb` the same of an accelerator
     where its backend tells. Put it before what writes the logs.
 
+    Attributes:
+        figures: What was measured of the last epoch, by the names above.
+
     Args:
         examples: Examples of one epoch.
+        in_logs: Whether the logs are to have it, and so the history.
 
     Example:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -33,9 +37,11 @@ class Meter(keras.callbacks.Callback):
         True
     """
 
-    def __init__(self, examples: int):
+    def __init__(self, examples: int, *, in_logs: bool = True):
         super().__init__()
         self.examples = examples
+        self.in_logs = in_logs
+        self.figures: dict[str, float] = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._seconds, self._batches = 0.0, 0
@@ -48,17 +54,19 @@ class Meter(keras.callbacks.Callback):
         self._batches += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs is None or not self._batches:
+        if not self._batches:
             return
         # A resumed epoch has only some of the batches.
         share = self._batches / (self.params.get("steps") or self._batches)
-        logs["examples_per_second"] = self.examples * share / self._seconds
+        self.figures = {"examples_per_second": self.examples * share / self._seconds}
         for name, used in (
             ("memory_mb", _peak_memory()),
             ("device_memory_mb", device_memory()),
         ):
             if used is not None:
-                logs[name] = used / 1e6
+                self.figures[name] = used / 1e6
+        if self.in_logs and logs is not None:
+            logs.update(self.figures)
 
 
 def _peak_memory() -> int | None:

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kerasdl.callbacks.meter import Meter
+
 
 class ProgressDisplay(keras.callbacks.Callback):
     """Show a line per epoch and, on a terminal, a live bar with the time left.
@@ -24,15 +26,15 @@ class ProgressDisplay(keras.callbacks.Callback):
         console: Where to print.
         epochs: Epochs of the training.
         steps: Batches of one epoch.
-        batch_size: Examples of one batch, for the speed.
+        meter: What measures speed and memory, before it among the callbacks.
     """
 
-    def __init__(self, console: Console, *, epochs: int, steps: int, batch_size: int):
+    def __init__(self, console: Console, *, epochs: int, steps: int, meter: Meter):
         super().__init__()
         self.console = console
         self.epochs = epochs
         self.steps = steps
-        self.batch_size = batch_size
+        self.meter = meter
         self._bar = None
 
     def __enter__(self):
@@ -68,7 +70,6 @@ class ProgressDisplay(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self._start
-        speed = self.steps * self.batch_size / seconds
         figures = " · ".join(
             f"{name} {logs[name]:.4f}"
             for name in ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -76,9 +77,22 @@ class ProgressDisplay(keras.callbacks.Callback):
         )
         self.console.print(
             f"epoch {epoch + 1}/{self.epochs} · {figures} · {seconds:.0f} s"
-            f" · {speed:,.0f} examples/s",
+            f"{self._measured()}",
             highlight=False,
             soft_wrap=True,
+        )
+
+    def _measured(self) -> str:
+        measured = self.meter.figures
+        shown = {
+            "examples_per_second": "{:,.0f} examples/s",
+            "memory_mb": "{:,.0f} MB",
+            "device_memory_mb": "{:,.0f} MB on the device",
+        }
+        return "".join(
+            f" · {text.format(measured[name])}"
+            for name, text in shown.items()
+            if name in measured
         )
 
     def on_train_end(self, logs=None):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerasdl.absent import absent
+from kerasdl.callbacks.meter import Meter
 from kerasdl.data.pixels import read_image
 from kerasdl.errors import InputError
 
@@ -30,6 +31,7 @@ class TensorBoard(keras.callbacks.Callback):
     Args:
         folder: Where the files go; made if it is not there.
         histograms_every: Epochs between histograms of the weights; 0 for none.
+        meter: A meter before it whose figures are drawn, though the logs lack them.
 
     Raises:
         InputError: If the extra `tensorboard` is not installed.
@@ -40,15 +42,23 @@ class TensorBoard(keras.callbacks.Callback):
         >>> board.add_plots("runs/mine/plots")  # doctest: +SKIP
     """
 
-    def __init__(self, folder: str | Path, *, histograms_every: int = 1):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        histograms_every: int = 1,
+        meter: Meter | None = None,
+    ):
         super().__init__()
+        self.meter = meter
         self.folder = Path(folder)
         self.histograms_every = histograms_every
         self._make = _summary_writer()
         self._writers = {}
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
+        measured = self.meter.figures if self.meter else {}
+        for name, value in {**(logs or {}), **measured}.items():
             part = VALIDATION if name.startswith("val_") else TRAINING
             title = f"epoch/{name.removeprefix('val_')}"
             self._writer(part).add_scalar(title, float(value), epoch + 1)
