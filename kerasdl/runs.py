@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,7 +78,8 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None
 def _is_half_done(folder: Path) -> bool:
     """Say whether a run was killed before it had begun, or before it had cleared up."""
     if (folder / RECIPE_FILE).exists():
-        return bool(_former(folder)) and not is_unfinished(folder)
+        done = [*_former(folder), *_trainings(folder)]
+        return bool(done) and not is_unfinished(folder)
     if _former(folder):
         return True
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
@@ -87,19 +88,29 @@ def _is_half_done(folder: Path) -> bool:
 
 def _mend(folder: Path) -> None:
     """Let an earlier run come back whose successor had not begun; else clear up."""
-    is_over = (folder / RECIPE_FILE).exists()
-    for former in _former(folder):
-        if not is_over:
+    if (folder / RECIPE_FILE).exists():
+        useless = [*_former(folder), *_trainings(folder)]
+    else:
+        useless = _former(folder)
+        for former in useless:
             _move_back(former, folder)
-        shutil.rmtree(former, ignore_errors=True)
-    if not (folder / RECIPE_FILE).exists():
-        shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+        if not useless:
+            useless = [folder / CHECKPOINT_FOLDER]
+    for path in useless:
+        shutil.rmtree(path, ignore_errors=True)
     (folder / f"{RECIPE_FILE}.partial").unlink(missing_ok=True)
 
 
 def _former(folder: Path) -> list[Path]:
-    found = sorted(folder.glob(f"{FORMER}*"))
-    return [path for path in found if path.is_dir() and not path.is_symlink()]
+    return _folders(folder.glob(f"{FORMER}*"))
+
+
+def _trainings(folder: Path) -> list[Path]:
+    return _folders((folder / CHECKPOINT_FOLDER).glob("*"))
+
+
+def _folders(found: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
 def _check_unfinished(folder: Path) -> None:
@@ -288,9 +299,8 @@ def refuse_changes(folder: Path, changes: list[str], remedy: str) -> None:
 def end(folder: Path) -> None:
     """Mark a run as finished, and delete what only its resumption needs."""
     (folder / STATE_FILE).unlink(missing_ok=True)
-    for path in (folder / CHECKPOINT_FOLDER).iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+    for path in _trainings(folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def differences(before: dict, after: dict) -> list[str]:

@@ -201,3 +201,14 @@ def test_what_cannot_be_unfrozen_is_refused(optimizer, path, message):
     model = linear(optimizer or make_optimizer("adam", 0.1, factors={}))
     with pytest.raises(InputError, match=message):
         fit(model, 1, Unfreeze({path: 1}))
+
+
+def test_statistics_of_an_average_are_those_of_a_whole_epoch_after_a_resume():
+    data = np.arange(12, dtype="float32")[:, None]
+    source = BatchSource({"x": Dense(data)}, data, batch_size=2, seed=0)
+    swa = StochasticAverage(source, start=0)
+    swa.on_train_begin()
+    source.start(0, 4)
+    source.on_epoch_begin()
+    assert len(source.order) == 2
+    assert sorted(np.concatenate(list(swa._batches())).ravel()) == list(range(12))

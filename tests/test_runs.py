@@ -104,6 +104,7 @@ def run(folder, mode, last):
     sys.addaudithook(watch)
     with runs.claimed_folder(folder, overwrite=mode == "overwrite"):
         runs.begin(folder, {"build": "new"}, {})
+        (folder / "checkpoints" / "training").mkdir()
         runs.write_json(folder / runs.METRICS_FILE, {})
         runs.end(folder)
     os._exit(0)

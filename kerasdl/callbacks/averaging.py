@@ -134,7 +134,8 @@ class StochasticAverage(AveragedWeights):
         estimate_statistics(self.model, self._batches())
 
     def _batches(self):
-        for rows in self.source.order[: self.MOST_BATCHES]:
+        # Not `source.order`, which lacks what was seen before a resume.
+        for rows in self.source.plan(self._epoch)[: self.MOST_BATCHES]:
             inputs = self.source.pad(rows)
             yield inputs if len(inputs) > 1 else inputs.popitem()[1]
 

@@ -191,7 +191,9 @@ class Checkpoint(keras.callbacks.Callback):
         if self._within:  # Keras has just reset the metrics
             state, arrays = self._within.state, self._within.arrays
             metrics = training_variables(self.model)["metric"]
-            write_variables("metric", metrics, arrays, state["variables"]["metric"])
+            with self._fitting():
+                table = state["variables"]["metric"]
+                write_variables("metric", metrics, arrays, table)
         self._position = epoch, self._offset
 
     def on_train_batch_begin(self, batch, logs=None):
