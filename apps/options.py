@@ -310,11 +310,14 @@ def train_recipe(
         force_resume: Go on even where recipe or data have changed.
         tensorboard: Write for TensorBoard, too.
     """
-    load_backend()
-    from kerasdl import train
-    from kerasdl.runs import default_folder
+    from kerasdl.runs import check_folder, default_folder
 
     folder = resume or out or default_folder(app)
+    # Refused in a moment; the backend takes seconds.
+    check_folder(folder, overwrite=overwrite, resume=resume is not None)
+    load_backend()
+    from kerasdl import train
+
     run = train(
         recipe,
         out=folder,

@@ -210,27 +210,41 @@ def main(first: int, count: int, report: Callable[[str], object] = print) -> Non
     """Run cases in this process, and report a line of JSON before and after each."""
     with tempfile.TemporaryDirectory() as root:
         originals, examples = make_originals(Path(root), ALL_KINDS)
-        limits = LARGEST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        for number in range(first, first + count):
-            report(json.dumps({"case": number}))
-            start = time.perf_counter()
-            try:
-                outcome = run_case(number, originals, examples)
-            except BaseException as error:  # what the case is there to find
-                outcome = f"defect: {type(error).__name__}: {str(error)[:300]}"
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-            report(
-                json.dumps(
-                    {
-                        "case": number,
-                        "outcome": outcome,
-                        "seconds": round(time.perf_counter() - start, 3),
-                        "peak_mb": peak,
-                    }
-                )
+        report_cases(
+            lambda number: run_case(number, originals, examples), first, count, report
+        )
+
+
+def report_cases(
+    run: Callable[[int], str], first: int, count: int, report: Callable[[str], object]
+) -> None:
+    """Run cases with limited memory; report a line of JSON before and after each."""
+    limits = LARGEST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    for number in range(first, first + count):
+        report(json.dumps({"case": number}))
+        start = time.perf_counter()
+        try:
+            outcome = run(number)
+        except BaseException as error:  # what the case is there to find
+            outcome = f"defect: {type(error).__name__}: {str(error)[:300]}"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        report(
+            json.dumps(
+                {
+                    "case": number,
+                    "outcome": outcome,
+                    "seconds": round(time.perf_counter() - start, 3),
+                    "peak_mb": peak,
+                }
             )
+        )
+
+
+def tell(line: str) -> None:
+    """Report a line at once, on standard output."""
+    print(line, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), lambda line: print(line, flush=True))  # noqa: T201
+    main(int(sys.argv[1]), int(sys.argv[2]), tell)

@@ -80,6 +80,15 @@ def test_no_file_of_a_checkpoint_is_executed(copy, tmp_path, name):
     assert not canary.exists()
 
 
+def test_positions_that_no_training_has_are_refused(copy):
+    for name, value in (("step", 0.5), ("step", 10**16), ("epoch", -1), ("batch", 2)):
+        folder, step = copy()
+        path = step / "state.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+        seal(step)
+        refused(folder, f"no state of this training .ValueError: {name} ")
+
+
 def test_mutated_checkpoints_resume_or_are_refused(copy):
     outcomes, sentences = set(), {}
     for number in range(CASES):

@@ -1,7 +1,8 @@
 """Bundles changed at random: each loads correctly or is refused in one sentence.
 
 `pytest -m fuzz` runs all 10,000 cases in child processes whose memory is limited and
-whose time is watched, and writes what came of them to `benchmarks/results/fuzz.json`.
+whose time is watched, and writes what came of them to `benchmarks/results/fuzz.json`;
+and then mutated checkpoints, to `fuzz_checkpoints.json`.
 """
 
 import json
@@ -22,7 +23,7 @@ from fuzzing import SECONDS, make_originals, run_case
 
 import kerasdl
 
-CASES, CASES_OF_A_CHILD = 10_000, 1000
+CASES, CHECKPOINT_CASES, CASES_OF_A_CHILD = 10_000, 1500, 1000
 EVERYDAY = 150
 # JAX and TensorFlow compile every model that answers, which takes most of the time.
 KINDS_EVERYDAY = {"torch": ("text", "image", "table", "series")}
@@ -54,9 +55,27 @@ def test_some_mutations_every_day(tmp_path):
 
 @pytest.mark.fuzz
 def test_ten_thousand_mutations():
+    result = _run_all("fuzzing.py", CASES)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    assert not result["defects"]
+    assert result["past_the_checksums"] >= CASES / 10
+
+
+@pytest.mark.fuzz
+def test_mutated_checkpoints():
+    result = _run_all("fuzzing_checkpoints.py", CHECKPOINT_CASES)
+    RESULTS.with_stem("fuzz_checkpoints").write_text(
+        json.dumps(result, indent=2) + "\n"
+    )
+    assert not result["defects"]
+    assert result["past_the_checksums"] >= CHECKPOINT_CASES / 10
+
+
+def _run_all(script: str, cases: int) -> dict:
+    """Run all cases in children; return what came of them."""
     start, first, rows, defects = time.perf_counter(), 0, [], []
-    while first < CASES:
-        found, ended = _run_child(first, min(CASES_OF_A_CHILD, CASES - first))
+    while first < cases:
+        found, ended = _run_child(script, first, min(CASES_OF_A_CHILD, cases - first))
         rows += found
         first += len(found)
         defects += [row for row in found if row["outcome"].startswith("defect")]
@@ -66,9 +85,9 @@ def test_ten_thousand_mutations():
     counts = Counter(row["outcome"].partition(":")[0] for row in rows)
     seconds = [row["seconds"] for row in rows]
     sealed = sum(count for name, count in counts.items() if name.endswith(" sealed"))
-    result = {
+    return {
         "backend": keras.backend.backend(),
-        "cases": CASES,
+        "cases": cases,
         "outcomes": dict(sorted(counts.items())),
         "past_the_checksums": sealed,
         "seconds": round(time.perf_counter() - start),
@@ -79,17 +98,14 @@ def test_ten_thousand_mutations():
         "peak_mb": max(row["peak_mb"] for row in rows),
         "defects": defects,
     }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    assert not defects
-    assert sealed >= CASES / 10
 
 
-def _run_child(first: int, count: int) -> tuple[list[dict], dict | None]:
+def _run_child(script: str, first: int, count: int) -> tuple[list[dict], dict | None]:
     """Run cases in a child; return the finished ones, and what ended it before time."""
     folder = Path(__file__).parent
     paths = os.pathsep.join([str(folder), str(Path(kerasdl.__path__[0]).parent)])
     with subprocess.Popen(
-        [sys.executable, str(folder / "fuzzing.py"), str(first), str(count)],
+        [sys.executable, str(folder / script), str(first), str(count)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

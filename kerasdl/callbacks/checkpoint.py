@@ -30,6 +30,8 @@ from kerasdl.untrusted import brief
 
 # Saves that nobody has asked for take at most this share of the time.
 SHARE = 0.03
+# No training has so many steps or epochs.
+FAR = 10**15
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -122,12 +124,16 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _take_position(self, state: dict) -> None:
         # Nothing is left to train where a callback had ended the training.
-        self.initial_epoch = sys.maxsize if state["stopped"] else int(state["epoch"])
+        self.initial_epoch = sys.maxsize if state["stopped"] else state["epoch"]
         if state["batch"] and self.source is None:
             raise InputError(
                 f"the checkpoint in {self._store.folder} lies within an epoch; give "
                 "Checkpoint the source of the training"
             )
+        batches = self.source.batches_per_epoch if self.source is not None else 1
+        for name, end in (("epoch", FAR), ("step", FAR), ("batch", batches)):
+            if not (type(state[name]) is int and 0 <= state[name] < end):
+                raise ValueError(f"{name} {state[name]!r}")
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

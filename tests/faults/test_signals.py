@@ -1,0 +1,92 @@
+"""Rows 6 and 7 of the table of faults: SIGTERM and Ctrl-C, through the command line."""
+
+import json
+import signal
+import time
+
+import pytest
+from processes import finish, run_result, start
+from recording import record
+from test_training import make_texts, write_tsv
+
+from kerasdl import runs
+from kerasdl.checkpoint import Store
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tsv(tmp_path_factory.mktemp("data") / "data.tsv", make_texts(240))
+
+
+def begin(out, data, epoch, **more):
+    """Start a run, and return it as it has ended its epoch."""
+    small = "--model", "text_cnn", "--batch-size", 8, "--epochs", 60
+    process = start("sentiment", "train", "--data", data, *small, "--out", out, **more)
+    for line in process.stderr:
+        if line.startswith(f"epoch {epoch}/"):
+            break
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_through_the_cli(number, data, tmp_path):
+    out = tmp_path / "run"
+    process = begin(out, data, epoch=1)
+    sent = time.monotonic()
+    process.send_signal(number)
+    while not is_saved_by_signal(out):
+        assert time.monotonic() - sent < 10
+        time.sleep(0.01)
+    seconds = time.monotonic() - sent
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert (out / "report.html").exists()
+    assert (out / runs.CHECKPOINT_FILE).exists()
+    assert runs.is_unfinished(out)
+    code, errors = finish("sentiment", "train", "--resume", out)
+    assert code == 0, errors
+    assert run_result(out) == whole(data, tmp_path)
+    record(
+        f"{'6 SIGTERM' if number == signal.SIGTERM else '7 Ctrl-C'} in mid-epoch",
+        1,
+        exit_code=process.returncode,
+        saved_after_seconds=round(seconds, 2),
+        resumed_to_the_same_result=1,
+    )
+
+
+def whole(data, tmp_path, made={}):  # noqa: B006 - both tests want the same run
+    if not made:
+        process = begin(tmp_path / "whole", data, epoch=1)
+        process.communicate()
+        made["result"] = run_result(tmp_path / "whole")
+    return made["result"]
+
+
+def is_saved_by_signal(out):
+    """Say whether the newest checkpoint is that of the signal: of the last step."""
+    steps = sorted((out / "checkpoints" / "training").glob("step-*/state.json"))
+    return bool(steps) and json.loads(steps[-1].read_text())["batch"] > 0
+
+
+def test_a_second_signal_during_the_save(data, tmp_path):
+    ended = []
+    for wait in (0, 0.005, 0.02, 0.1):
+        out = tmp_path / str(wait)
+        process = begin(out, data, epoch=2)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(wait)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+        assert process.returncode == 143
+        store = out / "checkpoints" / "training"
+        assert store.exists()
+        run = json.loads((out / runs.STATE_FILE).read_text())["run"]
+        found = Store(store, run=run)
+        assert found.newest() is not None
+        assert not found.damaged
+        ended.append(found.newest().state["step"])
+    record("6 a second SIGTERM during the save", len(ended), undamaged=4, steps=ended)
