@@ -89,6 +89,24 @@ def test_positions_that_no_training_has_are_refused(copy):
         refused(folder, f"no state of this training .ValueError: {name} ")
 
 
+def test_refusals_stay_short(copy):
+    long = "x" * 5000
+
+    def damage_format(state):
+        state["format"] = long
+
+    def damage_path(state):
+        state["variables"]["model"][0][0] = long
+
+    for damage in (damage_format, damage_path):
+        folder, step = copy()
+        state = json.loads((step / "state.json").read_text())
+        damage(state)
+        (step / "state.json").write_text(json.dumps(state))
+        seal(step)
+        refused(folder, "format .x|the checkpoint has x")
+
+
 def test_mutated_checkpoints_resume_or_are_refused(copy):
     outcomes, sentences = set(), {}
     for number in range(CASES):

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from kerasdl.errors import InputError
 from kerasdl.manifest import replacing, seal, verify
-from kerasdl.untrusted import check_links, read_json, read_tensors
+from kerasdl.untrusted import brief, check_links, read_json, read_tensors
 
 ARRAYS_FILE, STATE_FILE = "arrays.safetensors", "state.json"
 FORMAT = 1
@@ -155,7 +155,8 @@ class Store:
         verify(path, {ARRAYS_FILE, STATE_FILE})
         state = read_json(path / STATE_FILE)
         if state.get("format") != FORMAT:
-            raise InputError(f"format {state.get('format')} instead of {FORMAT}")
+            found = brief(state.get("format"))
+            raise InputError(f"format {found} instead of {FORMAT}")
         if state.get("run") != self.run:
             raise InputError("it belongs to another run")
         return Saved(state, read_tensors(path / ARRAYS_FILE))

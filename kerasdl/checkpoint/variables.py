@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kerasdl.errors import InputError
+from kerasdl.untrusted import brief
 
 
 def training_variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
@@ -75,8 +76,9 @@ def _check(kind: str, variable, path: str, shape: tuple, dtype: str) -> None:
     same_type = found == dtype or (_is_int(found) and _is_int(dtype))
     same_name = kind == "metric" or path.rpartition("/")[2] == variable.name
     if not (same_type and same_name and tuple(variable.shape) == shape):
+        stored = brief(f"{path} {dtype} {shape}")
         raise InputError(
-            f"the checkpoint has {path} {dtype} {shape} where the model has "
+            f"the checkpoint has {stored} where the model has "
             f"{variable.path} {found} {tuple(variable.shape)}; resume with the model "
             "that was trained"
         )
