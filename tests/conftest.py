@@ -33,6 +33,9 @@ def pytest_configure(config):
 
     The process that only hands tests to the workers does without, and starts sooner.
     """
+    # A job in the background inherits that Ctrl-C is ignored; tests send it to themselves.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if worker or config.option.collectonly or not config.option.tx:
         import keras  # noqa: F401
 
