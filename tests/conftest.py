@@ -33,7 +33,7 @@ def pytest_configure(config):
 
     The process that only hands tests to the workers does without, and starts sooner.
     """
-    # A job in the background inherits that Ctrl-C is ignored; tests send it to themselves.
+    # A job in the background ignores Ctrl-C, which tests send to themselves.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if worker or config.option.collectonly or not config.option.tx:
