@@ -14,6 +14,7 @@ import typer
 from kerasdl.errors import InputError
 from kerasdl.untrusted import shown
 from kerasdl_apps import (
+    devices_command,
     images_commands,
     models,
     runs_commands,
@@ -40,6 +41,7 @@ app.add_typer(sentiment_commands.app, name="sentiment")
 app.add_typer(images_commands.app, name="images")
 app.add_typer(tabular_commands.app, name="tabular")
 app.command(name="models")(models.show)
+app.command(name="devices")(devices_command.show)
 app.command(name="runs")(runs_commands.list_runs)
 app.command(name="compare")(runs_commands.compare)
 

@@ -18,7 +18,7 @@ from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.quiet import quiet_stderr
-from kerasdl.recipe import PRECISIONS
+from kerasdl.recipe import PRECISIONS, check_precision
 from kerasdl.untrusted import read_json, shown
 
 # What Keras imports, if it can, for wrappers and galleries that no command uses: up to
@@ -108,11 +108,19 @@ Accumulate = Annotated[
 Clip = Annotated[
     float | None, typer.Option(min=0, help="Largest norm of the gradient; 0 is any.")
 ]
+
+
+def _precision(name: str | None) -> str | None:
+    if name is not None:
+        check_precision(name)
+    return name
+
+
 Precision = Annotated[
     str | None,
     typer.Option(
         help=f"One of {', '.join(PRECISIONS)}; auto tries what is faster.",
-        callback=one_of("precision", PRECISIONS),
+        callback=_precision,
     ),
 ]
 Seed = Annotated[

@@ -18,8 +18,7 @@ import numpy as np
 from keras import ops
 
 from kerasdl import backend
-from kerasdl.checks import check_choice
-from kerasdl.recipe import PRECISIONS
+from kerasdl.recipe import check_precision
 
 # What `auto` chooses between.
 PLAIN, HALF = "float32", "mixed_bfloat16"
@@ -28,6 +27,8 @@ PLAIN, HALF = "float32", "mixed_bfloat16"
 LEAST_GAIN = 1.1
 # A trial takes so many seconds, and no fewer or more steps of each.
 SECONDS, FEWEST_STEPS, MOST_STEPS = 1.0, 4, 50
+# So many products in a row are measured.
+PRODUCTS = 10
 # Flags of a processor that multiplies bfloat16, as Linux names them.
 CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 # First NVIDIA GPU that multiplies bfloat16: Ampere.
@@ -57,13 +58,13 @@ def precision(name: str) -> Iterator[str]:
     A model remembers the precision that it was built in.
 
     Args:
-        name: One of `PRECISIONS`; `"auto"` is what `choose` says.
+        name: One of `kerasdl.recipe.PRECISIONS`; `"auto"` is what `choose` says.
 
     Yields:
         The precision, `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
 
     Raises:
-        ValueError: If there is no such precision.
+        InputError: If there is no such precision.
 
     Example:
         >>> with precision("mixed_bfloat16") as name:
@@ -73,7 +74,7 @@ def precision(name: str) -> Iterator[str]:
         >>> keras.layers.Dense(1).compute_dtype
         'float32'
     """
-    check_choice("precision", name, PRECISIONS)
+    check_precision(name)
     chosen = choose().precision if name == "auto" else name
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(chosen)
@@ -124,18 +125,20 @@ def has_bfloat16(device: dict) -> bool:
     """
     if device["kind"] == "gpu":
         return tuple(device["capability"] or ()) >= GPU_CAPABILITY
-    return device["kind"] == "tpu" or bool(CPU_FLAGS & cpu_flags())
+    return device["kind"] == "tpu" or not CPU_FLAGS.isdisjoint(
+        cpu_facts().get("flags", "").split()
+    )
 
 
 @cache
-def cpu_flags() -> frozenset[str]:
-    """Return the flags of the processor, none where the system does not tell."""
+def cpu_facts() -> dict[str, str]:
+    """Return what Linux says of the first processor, nothing on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return frozenset()
-    flags = (line.partition(":")[2] for line in lines if line.startswith("flags"))
-    return frozenset(next(flags, "").split())
+        return {}
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _by_gain(gain: float, what: str) -> Choice:
@@ -166,6 +169,37 @@ def _gain(make_step: Callable[[], Callable[[], object]]) -> float:
     return best[PLAIN] / best[HALF]
 
 
+def peak(dtype: str) -> float:
+    """Measure how many operations per second the first device does in large matrices.
+
+    Args:
+        dtype: `"float32"` or `"bfloat16"`.
+
+    Returns:
+        Multiplications and additions per second, at best.
+    """
+    size = 1024 if backend.devices()[0]["kind"] == "cpu" else 8192
+    random = np.random.default_rng(0)
+    # Scaled so that products of products stay as large as they are.
+    matrix = random.normal(0, size**-0.5, (size, size)).astype("float32")
+    matrix = ops.cast(matrix, dtype)
+    best = float("inf")
+    for _ in range(5):
+        product = ops.matmul(matrix, matrix)
+        _finish(product)
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            product = ops.matmul(product, matrix)
+        _finish(product)
+        best = min(best, time.perf_counter() - start)
+    return PRODUCTS * 2 * size**3 / best
+
+
+def _finish(tensor) -> None:
+    """Wait until a tensor is computed: one of its numbers goes to the host."""
+    ops.convert_to_numpy(ops.cast(ops.ravel(tensor)[:1], "float32"))
+
+
 def _product_and_convolution() -> Callable[[], object]:
     """Return what multiplies matrices and convolves images in the precision now set."""
     dtype = keras.config.dtype_policy().compute_dtype
@@ -178,10 +212,7 @@ def _product_and_convolution() -> Callable[[], object]:
     def step():
         product = ops.matmul(left, right)
         convolved = ops.conv(images, kernel, padding="same")
-        # To the host: what was dispatched must be done.
-        return [
-            ops.convert_to_numpy(ops.cast(ops.ravel(x)[:1], "float32"))
-            for x in (product, convolved)
-        ]
+        _finish(product)
+        _finish(convolved)
 
     return step

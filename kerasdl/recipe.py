@@ -15,6 +15,23 @@ if TYPE_CHECKING:  # a recipe is read by `--help`, which must not wait for a bac
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 
 
+def check_precision(name: str) -> None:
+    """Refuse what is no precision of a training.
+
+    Raises:
+        InputError: If it is none of `PRECISIONS`.
+    """
+    if "float8" in str(name):
+        raise InputError(
+            f"precision={name!r}: only NVIDIA GPUs from Ada and Hopper on multiply in 8"
+            " bits, and kerasdl has not been tried on one; take mixed_bfloat16"
+        )
+    try:
+        check_choice("precision", name, PRECISIONS)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides a training run, as one flat value.
@@ -136,10 +153,7 @@ class Recipe:
             raise InputError(
                 f"tta=True with kind={self.kind!r}; only images are mirrored"
             )
-        try:
-            check_choice("precision", self.precision, PRECISIONS)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        check_precision(self.precision)
 
     @property
     def name(self) -> str:

@@ -183,18 +183,19 @@ def test_the_best_epoch_is_kept(cnn, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("source", "augment"),
-    [("cnn", "light"), ("efficientnet", "none")],
+    ("source", "augment", "precision"),
+    [("cnn", "light", "mixed_bfloat16"), ("efficientnet", "none", "float32")],
     indirect=["source"],
 )
-def test_a_fine_tuned_bundle_answers_the_same(source, augment, tmp_path):
-    recipe = plain(source, augment=augment)
+def test_a_fine_tuned_bundle_answers_the_same(source, augment, precision, tmp_path):
+    recipe = plain(source, augment=augment, precision=precision)
     data = made_up(60)
     validation = made_up(60, seed=1)
     (tmp_path / "checkpoints").mkdir()
     fitted = fit_pretrained(
         recipe, data, validation=validation, phases=Phases(tmp_path)
     )
+    assert fitted.predictor.model.get_layer("pool").compute_dtype == "float32"
     test = made_up(30, seed=2)
     answers = fitted.predictor.answers(test.examples)
     assert np.mean(answers.argmax(axis=1) == test.labels) > 0.6

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import time
 from dataclasses import replace
 
@@ -89,7 +90,7 @@ def test_a_precision_is_set_and_put_back(name):
 def test_auto_goes_by_the_device(device, expected, monkeypatch):
     device = {"name": "It", "memory": None, **device}
     monkeypatch.setattr(backend, "devices", lambda: [device])
-    monkeypatch.setattr(precisions, "cpu_flags", lambda: frozenset(["avx2"]))
+    monkeypatch.setattr(precisions, "cpu_facts", lambda: {"flags": "fma avx2"})
     precisions._by_device.cache_clear()
     try:
         assert choose().precision == choose(lambda: 1 / 0).precision == expected
@@ -235,3 +236,47 @@ def test_a_bundle_answers_alike_under_every_policy(tmp_path):
 def test_a_precision_is_an_option(refused):
     command = "sentiment", "train", "--precision"
     refused(*command, "float16", words=["precision='float16'", "mixed_float16"])
+    refused(*command, "float8", words=["8 bits", "take mixed_bfloat16"])
+
+
+def test_float16_is_refused_where_attention_cannot_compute_in_it():
+    recipe = replace(
+        PLAIN_CNN,
+        build="transformer_classifier",
+        arguments={"depth": 1, "width": 8, "num_heads": 1},
+        word_vectors=0.0,
+        precision="mixed_float16",
+    )
+    builder = kerasdl.transformer_classifier
+    kind = backend.devices()[0]["kind"]
+    if (keras.backend.backend(), kind) != ("jax", "cpu"):
+        assert fit(replace(recipe, epochs=1), builder, make_texts(20)).history["loss"]
+        return
+    with pytest.raises(InputError, match="no attention in float16 on a CPU; use"):
+        fit(recipe, builder, make_texts(20))
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_devices_is_a_command(run_cli, monkeypatch):
+    monkeypatch.setattr(precisions, "peak", lambda _: 2e11)
+    monkeypatch.setattr(precisions, "choose", lambda: Choice(HALF, "so it is"))
+    code, printed, _ = run_cli("devices", "--json")
+    assert code == 0
+    found = json.loads(printed)
+    assert found["backend"] == keras.backend.backend()
+    assert found["auto"] == HALF
+    assert found["devices"][0]["kind"] == backend.devices()[0]["kind"]
+    assert found["devices"][0]["memory"] > 2**28
+    code, printed, _ = run_cli("devices")
+    assert "200 GFLOP/s in bfloat16" in printed
+    assert "auto is mixed_bfloat16 (so it is)" in printed
+
+
+def test_the_peak_is_measured_and_memory_of_a_gpu_taken_as_needed(monkeypatch):
+    monkeypatch.setattr(precisions, "PRODUCTS", 1)
+    assert 1e8 < precisions.peak("float32") < 1e16
+    name = {
+        "tensorflow": "TF_FORCE_GPU_ALLOW_GROWTH",
+        "jax": "XLA_PYTHON_CLIENT_PREALLOCATE",
+    }.get(keras.backend.backend())
+    assert name is None or name in os.environ

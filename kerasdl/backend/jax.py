@@ -15,6 +15,9 @@ from kerasdl.errors import InputError
 
 # What XLA needs to be deterministic on a GPU, read before it first computes.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# Take memory of a GPU as it is needed, not most of it at once; read when the first
+# tensor is put there.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def set_seed(seed: int) -> None:

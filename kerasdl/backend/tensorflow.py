@@ -1,5 +1,6 @@
 """The TensorFlow side of `kerasdl.backend`."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+# Take memory of a GPU as it is needed, not most of it at once; read when the first
+# tensor is put there.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def set_seed(seed: int) -> None:
