@@ -46,7 +46,9 @@ class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
         fast, velocity = self._momentums[index], self._velocities[index]
         dtype = variable.dtype
         step = ops.cast(self.iterations + 1, dtype)
-        rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
+        rate = ops.cast(learning_rate, dtype)
+        # From TensorFlow's tables come the rows that occur alone.
+        gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)
         if self.warmup_steps:
             rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
         average = (variable - (1 - self.beta_1) * fast) / self.beta_1

@@ -30,7 +30,6 @@ PLAIN_CNN = replace(CNN, batch_size=16, label_smoothing=0.0)
 OPTIONS = [
     {"optimizer": "sgd", "clip": 0.1, "accumulate": 3, "sam": 0.05},
     {"optimizer": "sgd", "clip": 0.05, "clip_by": "adaptive", "swa": 0.5, "plateau": 1},
-    {"optimizer": "adamw", "learning_rate": 0.02, "ema": 0.9, "schedule": "one_cycle"},
     {"optimizer": "schedule_free_adamw", "learning_rate": 0.02},
 ]
 
@@ -76,6 +75,7 @@ def test_a_precision_is_set_and_put_back(name):
         replace(CNN, precision="fp8")
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     ("device", "expected"),
     [
@@ -101,6 +101,7 @@ def test_auto_goes_by_the_device(device, expected, monkeypatch):
         precisions._by_device.cache_clear()
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(("seconds", "expected"), [(0.01, PLAIN), (0.002, HALF)])
 def test_a_processor_takes_bfloat16_where_it_is_faster(seconds, expected, monkeypatch):
     device = {"name": "CPU", "kind": "cpu", "memory": None, "capability": None}
@@ -159,7 +160,7 @@ def test_training_is_in_half_and_what_it_gives_in_float32(watched, built):
 
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
 def test_a_killed_training_goes_on_bit_for_bit(name, watched, built, kill, tmp_path):
-    recipe = replace(PLAIN_CNN, precision=name, ema=0.9, clip=1.0)
+    recipe = replace(PLAIN_CNN, precision=name, ema=0.9, clip=1.0, schedule="one_cycle")
     texts = make_texts(60)
 
     def train(folder):
@@ -233,6 +234,7 @@ def test_a_bundle_answers_alike_under_every_policy(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.backend_free
 def test_a_precision_is_an_option(refused):
     command = "sentiment", "train", "--precision"
     refused(*command, "float16", words=["precision='float16'", "mixed_float16"])
