@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasdl import backend
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl.schedules import OneCycle, Schedule
@@ -47,8 +48,7 @@ class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
         dtype = variable.dtype
         step = ops.cast(self.iterations + 1, dtype)
         rate = ops.cast(learning_rate, dtype)
-        # From TensorFlow's tables come the rows that occur alone.
-        gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)
+        gradient = ops.cast(backend.dense(gradient), dtype)
         if self.warmup_steps:
             rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
         average = (variable - (1 - self.beta_1) * fast) / self.beta_1
@@ -354,7 +354,7 @@ def clip_by_weights(gradient, weights, ratio: float):
         weights: The weights.
         ratio: Largest norm as a share of that of the weights.
     """
-    gradient = ops.convert_to_tensor(gradient)  # rows alone, from TensorFlow's tables
+    gradient = backend.dense(gradient)
     weights = ops.cast(ops.convert_to_tensor(weights), gradient.dtype)
     axes = tuple(range(max(len(weights.shape) - 1, 1)))
     squares = ops.sum(ops.square(gradient), axes, keepdims=True)

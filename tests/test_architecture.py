@@ -38,7 +38,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "schedules": set(),
     "torch_weights": set(),
     "layers": {"backend", "initializers"},
-    "optimizers": {"schedules"},
+    "optimizers": {"backend", "schedules"},
     "steps": {"backend"},
     "rate_finder": {"backend", "checkpoint", "data", "optimizers", "schedules"},
     "tasks": {"backend", "optimizers"},

@@ -268,3 +268,17 @@ def test_a_recipe_refuses_other_optimizers():
     ):
         with pytest.raises(InputError, match=words):
             kerasdl.Recipe(build="mlp", optimizer=optimizer)
+
+
+def test_adaptive_clipping_adds_up_words_that_occur_twice():
+    optimizer = make_optimizer("sgd", 1.0, momentum=0.0, clip=0.1, clip_by="adaptive")
+    table = keras.layers.Embedding(4, 2, embeddings_initializer="ones")
+    model = keras.Sequential(
+        [keras.Input((2,), dtype="int32"), table, keras.layers.GlobalAveragePooling1D()]
+    )
+    model.compile(optimizer, "mse")
+    model.train_on_batch(np.array([[2, 2]]), np.zeros((1, 2)))
+    # The gradient of each column has norm 1, from two halves; the weights have 2.
+    expected = np.ones((4, 2))
+    expected[2] -= 0.1 * 2
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)

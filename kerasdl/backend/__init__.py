@@ -20,6 +20,7 @@ if keras.backend.backend() not in BACKENDS:
 _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 check_attention = _backend.check_attention
+dense = _backend.dense
 deterministic = _backend.deterministic
 device_memory = _backend.device_memory
 devices = _backend.devices
@@ -35,6 +36,7 @@ training_step = _backend.training_step
 __all__ = [
     "BACKENDS",
     "check_attention",
+    "dense",
     "deterministic",
     "device_memory",
     "devices",

@@ -185,6 +185,11 @@ def input_gradients(
     return call
 
 
+def dense(gradient):
+    """Return a gradient as a tensor, which it is on JAX."""
+    return keras.ops.convert_to_tensor(gradient)
+
+
 def check_attention(dtype: str) -> None:
     """Refuse attention that JAX cannot compute where it runs.
 

@@ -232,6 +232,14 @@ def _assign(variables, values) -> None:
         variable.assign(value)
 
 
+def dense(gradient):
+    """Return a gradient as a tensor, rows that occur twice in a table added up.
+
+    The gradient of an embedding comes as the rows that occur, each as often as it does.
+    """
+    return tf.convert_to_tensor(gradient)
+
+
 def check_attention(dtype: str) -> None:
     """Refuse nothing: TensorFlow computes attention in every floating-point type."""
 

@@ -221,6 +221,11 @@ def _assign(variables, values) -> None:
             variable.assign(value)
 
 
+def dense(gradient):
+    """Return a gradient as a tensor, which it is on PyTorch."""
+    return keras.ops.convert_to_tensor(gradient)
+
+
 def check_attention(dtype: str) -> None:
     """Refuse nothing: PyTorch computes attention in every floating-point type."""
 
