@@ -13,6 +13,7 @@ from kerasdl._version import __version__
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.lock import LOCK_FILE, check_unlocked, locked
+from kerasdl.recipe import Recipe
 from kerasdl.untrusted import check_links, read_json
 
 RECIPE_FILE = "recipe.json"
@@ -263,8 +264,10 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
     Raises:
         InputError: If something differs, naming it.
     """
-    state, before = read_json(folder / STATE_FILE), read_json(folder / RECIPE_FILE)
-    recipe = json.loads(json.dumps(recipe))
+    state = read_json(folder / STATE_FILE)
+    # What an earlier version did not know is at its default.
+    before = Recipe.from_json(read_json(folder / RECIPE_FILE)).to_json()
+    before, recipe = json.loads(json.dumps([before, recipe]))
     changes = differences(before, recipe) + [
         f"the {part} data" for part in data if data[part] != state["data"].get(part)
     ]

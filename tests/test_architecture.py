@@ -34,7 +34,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "foreign": {"manifest", "weights"},
     "precision": {"backend", "recipe"},
     "recipe": {"optimizers"},
-    "runs": set(),
+    "runs": {"recipe"},
     "schedules": set(),
     "torch_weights": set(),
     "layers": {"backend", "initializers"},
