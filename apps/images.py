@@ -25,7 +25,7 @@ FILES_AT_ONCE = 64
 def cnn() -> Recipe:
     """The plain network of three convolutions, and a hidden layer.
 
-    Fashion-MNIST: 93.1 % (1 seed) in 392 s.
+    Fashion-MNIST: 93.1 % (3 seeds) in 439 s; the embedded sample: 89.7 % in 94 s.
     """
     return Recipe(
         build="cnn",
@@ -63,7 +63,10 @@ def cnn_deep() -> Recipe:
 
 
 def lenet5() -> Recipe:
-    """LeNet-5 (LeCun et al. 1998), every map seeing all others; not measured yet."""
+    """LeNet-5 (LeCun et al. 1998), every map seeing all others.
+
+    The embedded sample: 85.9 % (1 seed) in 26 s.
+    """
     return replace(
         cnn(), build="lenet5", arguments={}, epochs=20, patience=20, learning_rate=3e-3
     )
@@ -82,17 +85,11 @@ def resnet() -> Recipe:
     )
 
 
-def densenet() -> Recipe:
-    """A third of DenseNet-40 (Huang et al. 2016, section 3); not measured yet."""
-    return replace(
-        cnn(),
-        build="densenet",
-        arguments={"variant": "densenet40", "depths": (4, 4, 4)},
-    )
-
-
 def vit() -> Recipe:
-    """A compact transformer, CCT-2/3x2 (Hassani et al. 2021); not measured yet."""
+    """A compact transformer, CCT-2/3x2 (Hassani et al. 2021).
+
+    The embedded sample: 88.0 % (1 seed) in 391 s.
+    """
     return replace(
         cnn(),
         build="vit",
@@ -109,7 +106,6 @@ RECIPES = {
     "cnn_deep": cnn_deep,
     "lenet5": lenet5,
     "resnet": resnet,
-    "densenet": densenet,
     "vit": vit,
 }
 
