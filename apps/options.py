@@ -130,8 +130,8 @@ Deterministic = Annotated[
     bool,
     typer.Option(
         "--deterministic",
-        help="Same seed, same weights, on a GPU, too; on a CPU it costs nothing that"
-        " could be measured.",
+        help="Same seed, same weights, on a GPU, too; a CPU needs no flag for that, and"
+        " TensorFlow took no longer with it.",
     ),
 ]
 RunFolder = Annotated[
