@@ -18,7 +18,7 @@ from kerasdl.fit import Fitted, class_weights
 from kerasdl.heads import Encoded, fit_head
 from kerasdl.optimizers import make_optimizer
 from kerasdl.phases import History, Phase, Phases
-from kerasdl.precision import PLAIN, precision
+from kerasdl.precision import PLAIN, in_float32, precision
 from kerasdl.predict import FEWEST_FOR_CONFIDENCE, Classifier
 from kerasdl.pretrained import HEAD, Pretrained, open_pretrained
 from kerasdl.recipe import Recipe
@@ -101,9 +101,7 @@ def fit_pretrained(
         head = fit_head(model, recipe, *sets, console=phases.console)
         is_tuned, epochs = try_backbone(model, recipe, *sets, phases)
     if chosen != PLAIN:
-        with precision(PLAIN):
-            trained, model = model, pretrained.build(classes)
-        model.set_weights(trained.get_weights())
+        model = in_float32(model, lambda: pretrained.build(classes))
     answers = Classifier(model, encoder, data.label_names, tta=recipe.tta)
     answers.calibrate(validation.examples, validation.labels)
     if not is_tuned:

@@ -16,7 +16,7 @@ from kerasdl.data.labelled import Labelled, hold_out
 from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.optimizers import make_optimizer
 from kerasdl.phases import MAIN, Phase, Phases
-from kerasdl.precision import PLAIN, Choice, choose, precision
+from kerasdl.precision import PLAIN, Choice, choose, in_float32, precision
 from kerasdl.predict import Classifier, Regressor
 from kerasdl.recipe import Recipe
 from kerasdl.schedules import learning_rate_schedule
@@ -25,7 +25,7 @@ from kerasdl.steps import set_training_step
 # Rounds of self-training where there are unlabelled examples.
 ROUNDS = 2
 # In fewer steps a training does not make up for the time of a trial.
-FEWEST_STEPS = 500
+FEWEST_STEPS_FOR_A_TRIAL = 500
 
 
 @dataclass(frozen=True)
@@ -156,27 +156,12 @@ def _fit_once(
             phase.finish(ready.model, history)
     answers = ready.answers
     if chosen != PLAIN:
-        model = in_float32(ready.model, builder, ready.arguments)
+        plain = {**ready.arguments, "optimizer": None}
+        model = in_float32(ready.model, lambda: builder(**plain))
         answers = _answers(model, encoder, kept, tta=recipe.tta)
     adapt_blend(answers, validation)
     answers.calibrate(validation.examples, validation.labels)
     return Fitted(builder.__name__, ready.arguments, answers, history)
-
-
-def in_float32(
-    model: keras.Model, builder: Callable[..., keras.Model], arguments: Mapping
-) -> keras.Model:
-    """Return a model with the same weights that computes in float32.
-
-    Args:
-        model: Model that was built in any precision.
-        builder: Its builder.
-        arguments: Its arguments.
-    """
-    with precision(PLAIN):
-        plain = builder(**{**arguments, "optimizer": None})
-    plain.set_weights(model.get_weights())
-    return plain
 
 
 def choose_precision(
@@ -190,7 +175,7 @@ def choose_precision(
         data: Training examples, some of which the trial takes.
     """
     steps = recipe.epochs * -(-len(data) // recipe.batch_size)
-    if steps < FEWEST_STEPS:
+    if steps < FEWEST_STEPS_FOR_A_TRIAL:
         return Choice(PLAIN, f"a trial does not pay for {steps} steps")
     rows = np.linspace(0, len(data) - 1, min(len(data), 2 * recipe.batch_size))
     sample = data.subset(np.unique(rows.astype(int)))

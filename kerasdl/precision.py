@@ -84,6 +84,19 @@ def precision(name: str) -> Iterator[str]:
         keras.config.set_dtype_policy(before)
 
 
+def in_float32(model: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
+    """Return a model with the same weights that computes in float32.
+
+    Args:
+        model: Model that was built in any precision.
+        build: Builds another of the same shape.
+    """
+    with precision(PLAIN):
+        plain = build()
+    plain.set_weights(model.get_weights())
+    return plain
+
+
 def choose(make_step: Callable[[], Callable[[], object]] | None = None) -> Choice:
     """Choose between float32 and bfloat16, by the device and by what is faster on it.
 
