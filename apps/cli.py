@@ -16,6 +16,7 @@ from kerasdl.untrusted import shown
 from kerasdl_apps import (
     devices_command,
     images_commands,
+    launch_command,
     models,
     runs_commands,
     sentiment_commands,
@@ -42,6 +43,11 @@ app.add_typer(images_commands.app, name="images")
 app.add_typer(tabular_commands.app, name="tabular")
 app.command(name="models")(models.show)
 app.command(name="devices")(devices_command.show)
+app.command(
+    name="launch",
+    # What follows the command is its own.
+    context_settings={"allow_interspersed_args": False},
+)(launch_command.launch)
 app.command(name="runs")(runs_commands.list_runs)
 app.command(name="compare")(runs_commands.compare)
 
@@ -57,7 +63,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = app(arguments, standalone_mode=False) or 0
+        code = app(arguments, prog_name="kerasdl", standalone_mode=False) or 0
         sys.stdout.flush()
         return code
     except UsageError as error:
