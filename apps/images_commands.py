@@ -14,6 +14,7 @@ from kerasdl_apps.options import (
     Clip,
     CsvFile,
     Deterministic,
+    Devices,
     Epochs,
     ForceResume,
     Json,
@@ -124,6 +125,7 @@ def train(
     resume: Resume = None,
     force_resume: ForceResume = False,
     tensorboard: Tensorboard = False,
+    devices: Devices = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     skip_corrupt: SkipCorrupt = False,
@@ -169,6 +171,7 @@ def train(
         resume=resume,
         force_resume=force_resume,
         tensorboard=tensorboard,
+        devices=devices,
     )
 
 

@@ -17,6 +17,7 @@ from kerasdl.absent import absent
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
+from kerasdl.launching import launch
 from kerasdl.quiet import quiet_stderr
 from kerasdl.recipe import PRECISIONS, check_precision
 from kerasdl.untrusted import read_json, shown
@@ -25,7 +26,9 @@ from kerasdl.untrusted import read_json, shown
 # a third of the time of `import keras`.
 UNUSED = ("matplotlib", "pandas", "sklearn")
 # Options of `train` that change nothing of what is trained.
-NO_SETTINGS = {"resume", "force_resume", "tensorboard", "backend", "as_json"}
+NO_SETTINGS = {
+    *("resume", "force_resume", "tensorboard", "backend", "as_json", "devices"),
+}
 PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
 
@@ -132,6 +135,22 @@ Deterministic = Annotated[
         "--deterministic",
         help="Same seed, same weights, on a GPU, too; a CPU needs no flag for that, and"
         " TensorFlow took no longer with it.",
+    ),
+]
+
+
+def _devices(text: str | None) -> str | None:
+    if text is not None and text != "all" and not (text.isdecimal() and int(text) > 0):
+        raise InputError(f"--devices {text}: give a number above 0, or all")
+    return text
+
+
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Train on so many GPUs, or virtual devices of a CPU; on torch, processes.",
+        callback=_devices,
     ),
 ]
 RunFolder = Annotated[
@@ -304,6 +323,7 @@ def train_recipe(
     resume: Path | None = None,
     force_resume: bool = False,
     tensorboard: bool = False,
+    devices: str | None = None,
 ) -> int:
     """Train a recipe, print what was measured, and return the exit code.
 
@@ -317,24 +337,38 @@ def train_recipe(
         resume: Folder of an unfinished run to go on with, in place of `out`.
         force_resume: Go on even where recipe or data have changed.
         tensorboard: Write for TensorBoard, too.
+        devices: A number of devices, or `"all"`.
     """
+    from contextlib import nullcontext
+
+    from kerasdl.cluster import find_cluster
     from kerasdl.runs import check_folder, default_folder
 
+    cluster = find_cluster()
+    if cluster and not (resume or out):
+        raise InputError("several processes need one run folder; give it by --out")
     folder = resume or out or default_folder(app)
     # Refused in a moment; the backend takes seconds.
     check_folder(folder, overwrite=overwrite, resume=resume is not None)
     load_backend()
-    from kerasdl import train
+    if cluster is None and (processes := _processes(devices)) > 1:
+        given_folder = () if resume or out else ("--out", str(folder))
+        return launch([*_own_command(), *given_folder], processes=processes)
+    from kerasdl import distribute, train
 
-    run = train(
-        recipe,
-        out=folder,
-        overwrite=overwrite,
-        resume=resume is not None,
-        force_resume=force_resume,
-        tensorboard=tensorboard,
-        console=console(),
-    )
+    number = int(devices) if devices and devices != "all" else None
+    with distribute(devices=number) if devices or cluster else nullcontext():
+        run = train(
+            recipe,
+            out=folder,
+            overwrite=overwrite,
+            resume=resume is not None,
+            force_resume=force_resume,
+            tensorboard=tensorboard,
+            console=console(),
+        )
+    if cluster and cluster.rank:
+        return 128 + run.interrupted if run.interrupted else 0
     if as_json:
         print_json({"run": str(run.folder), **run.metrics})
     else:
@@ -344,6 +378,29 @@ def train_recipe(
         use = f"kerasdl {app} predict --bundle {run.folder} {example}"
         print_line(f"use it   {use}")
     return 128 + run.interrupted if run.interrupted else 0
+
+
+def _processes(devices: str | None) -> int:
+    """Return how many processes `--devices` means: on torch one for each device."""
+    from keras import backend as keras_backend
+
+    from kerasdl import backend
+
+    if devices is None or keras_backend.backend() != "torch":
+        return 1
+    gpus = sum(device["kind"] == "gpu" for device in backend.devices())
+    number = max(gpus, 1) if devices == "all" else int(devices)
+    if gpus and number > gpus:
+        raise InputError(
+            f"{number} devices were asked for, but torch has {gpus} GPUs; ask for no "
+            "more"
+        )
+    return number
+
+
+def _own_command() -> list[str]:
+    """Return the command line of this process, for others like it."""
+    return ["kerasdl", *sys.argv[1:]]
 
 
 def print_metrics(metrics: dict, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from kerasdl_apps.options import (
     Clip,
     CsvFile,
     Deterministic,
+    Devices,
     Encoding,
     EncodingErrors,
     Epochs,
@@ -89,6 +90,7 @@ def train(
     resume: Resume = None,
     force_resume: ForceResume = False,
     tensorboard: Tensorboard = False,
+    devices: Devices = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     positive_from: PositiveFrom = None,
@@ -135,6 +137,7 @@ def train(
         resume=resume,
         force_resume=force_resume,
         tensorboard=tensorboard,
+        devices=devices,
     )
 
 

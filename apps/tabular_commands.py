@@ -14,6 +14,7 @@ from kerasdl_apps.options import (
     Clip,
     CsvFile,
     Deterministic,
+    Devices,
     Encoding,
     EncodingErrors,
     Epochs,
@@ -87,6 +88,7 @@ def train(
     resume: Resume = None,
     force_resume: ForceResume = False,
     tensorboard: Tensorboard = False,
+    devices: Devices = None,
     encoding: Encoding = "utf-8",
     encoding_errors: EncodingErrors = "strict",
     backend: Backend = None,  # noqa: ARG001 - its callback has chosen
@@ -128,6 +130,7 @@ def train(
         resume=resume,
         force_resume=force_resume,
         tensorboard=tensorboard,
+        devices=devices,
     )
 
 

@@ -34,6 +34,7 @@ _MODULES = {
     "InputError": "kerasdl.errors",
     "Recipe": "kerasdl.recipe",
     "Run": "kerasdl.results",
+    "distribute": "kerasdl.distribute",
     "finetune": "kerasdl.training",
     "load": "kerasdl.bundle",
     "lr_find": "kerasdl.rate_finder",

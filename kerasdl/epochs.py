@@ -19,6 +19,7 @@ from kerasdl.callbacks import (
     standard_callbacks,
 )
 from kerasdl.data.batches import BatchSource
+from kerasdl.distribute import current
 from kerasdl.phases import MAIN, History, Phase
 from kerasdl.recipe import Recipe
 
@@ -50,6 +51,7 @@ def run_epochs(
         Logged quantity to its value after each epoch.
     """
     first, last = span or (0, recipe.epochs)
+    current().share(model, training, validation)
     run = phase.phases
     meter = Meter(len(training.targets), in_logs=False)
     progress = ProgressDisplay(
@@ -128,7 +130,8 @@ def in_smaller_parts(
         try:
             return fit(recipe, *arguments, phase=phase, **options)
         except Exception as error:
-            if not backend.is_out_of_memory(error):
+            # Others would still wait for what this process was to compute.
+            if not backend.is_out_of_memory(error) or current().processes > 1:
                 raise
             parts = 2 * recipe.accumulate
             if parts > recipe.batch_size:

@@ -12,6 +12,7 @@ from kerasdl.callbacks import KeepBest, write_history
 from kerasdl.checkpoint import random_state, set_random_state
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled, hold_out
+from kerasdl.distribute import current
 from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.errors import InputError
 from kerasdl.fit import Fitted, class_weights
@@ -100,7 +101,7 @@ def fit_pretrained(
         model = pretrained.build(classes)
         head = fit_head(model, recipe, *sets, console=phases.console)
         is_tuned, epochs = try_backbone(model, recipe, *sets, phases)
-    if chosen != PLAIN:
+    if chosen != PLAIN or current().devices > 1:
         model = in_float32(model, lambda: pretrained.build(classes))
     answers = Classifier(model, encoder, data.label_names, tta=recipe.tta)
     answers.calibrate(validation.examples, validation.labels)

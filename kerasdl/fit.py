@@ -13,6 +13,7 @@ from kerasdl.counting import adapt_blend, keep_bag, warm_start
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
+from kerasdl.distribute import current
 from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.optimizers import make_optimizer
 from kerasdl.phases import MAIN, Phase, Phases
@@ -155,7 +156,7 @@ def _fit_once(
             )
             phase.finish(ready.model, history)
     answers = ready.answers
-    if chosen != PLAIN:
+    if chosen != PLAIN or current().devices > 1:
         plain = {**ready.arguments, "optimizer": None}
         model = in_float32(ready.model, lambda: builder(**plain))
         answers = _answers(model, encoder, kept, tta=recipe.tta)

@@ -1,7 +1,11 @@
 """The trainings that make up a run, each of which is saved, resumed, or skipped."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -18,6 +22,7 @@ from kerasdl.checkpoint import (
     write_variables,
 )
 from kerasdl.data.batches import BatchSource
+from kerasdl.distribute import current
 
 # Name of the training of a run that consists of one.
 MAIN = "training"
@@ -78,8 +83,13 @@ class Phase:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of the run, for history and best weights, if they are its own."""
-        return self.phases.folder if self.phases.in_front else None
+        """Folder of the run, for history and best weights, if they are its own.
+
+        Processes besides the chief do as it does, in a folder that is thrown away.
+        """
+        if self.phases.folder is None or not self.phases.in_front:
+            return None
+        return self.phases.folder if current().is_chief else _thrown_away()
 
     def finished(
         self, model: keras.Model, callbacks: Sequence[keras.callbacks.Callback] = ()
@@ -114,7 +124,8 @@ class Phase:
             history: Its history.
             callbacks: Callbacks whose state is remembered, too.
         """
-        if self.phases.folder is None or self.phases.is_stopped:
+        is_over = self.phases.is_stopped or not current().is_chief
+        if self.phases.folder is None or is_over:
             return
         arrays, table = read_variables("model", model.variables)
         state = {
@@ -144,6 +155,7 @@ class Phase:
             run=self.phases.run,
             facts=self.phases.facts,
             console=self.phases.console,
+            is_read_only=not current().is_chief,
             **self.phases.saving,
         )
 
@@ -153,3 +165,10 @@ class Phase:
 
     def _store(self) -> Store:
         return Store(self._folder, run=self.phases.run)
+
+
+@cache
+def _thrown_away() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -85,13 +85,13 @@ def precision(name: str) -> Iterator[str]:
 
 
 def in_float32(model: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
-    """Return a model with the same weights that computes in float32.
+    """Return a model with the same weights that computes in float32, on one device.
 
     Args:
-        model: Model that was built in any precision.
+        model: Model that was built in any precision, on any devices.
         build: Builds another of the same shape.
     """
-    with precision(PLAIN):
+    with precision(PLAIN), backend.replicas.apart():
         plain = build()
     plain.set_weights(model.get_weights())
     return plain

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kerasdl._version import __version__
+from kerasdl.cluster import find_cluster
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.lock import LOCK_FILE, check_unlocked, locked
@@ -55,6 +56,9 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None
         InputError: If it is taken, is no folder, or may not be written; to resume, if
             it holds no unfinished run.
     """
+    cluster = find_cluster()
+    if cluster and cluster.rank:  # the folder is the chief's
+        return
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; choose another --out")

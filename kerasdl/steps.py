@@ -1,5 +1,7 @@
 """Training steps that Keras lacks: micro-batches, sharpness-aware minimisation."""
 
+import threading
+
 import keras
 from keras import ops
 
@@ -56,47 +58,63 @@ def set_training_step(
                 f"the loss of model {model.name!r} has reduction={reduction!r}; only a"
                 f" mean over the examples can be computed in parts: {MEANS}"
             )
-    model.train_step = backend.training_step(
-        model, Objective(model), micro_batches, float(radius)
-    )
-    model.make_train_function(force=True)
+    objective = Objective(model)
+    step = backend.training_step(model, objective, micro_batches, float(radius))
+    step.objective, step.micro_batches, step.radius = objective, micro_batches, radius
+    model.train_step = step
+    model.train_function = None  # made from the step when it is first needed
 
 
 class Objective:
     """What a training step makes smaller: the loss of a model on a batch.
 
+    Attributes:
+        replicas: What the loss has been divided by, besides, by Keras on TensorFlow.
+
     Args:
         model: Compiled model.
+        training: Compute as in training, or as at evaluation.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, *, training: bool = True):
         self.model = model
+        self.training = training
+        self.replicas = 1
+        self._of_thread = threading.local()  # TensorFlow has one for each replica
         self.places = Places()
         self.options = {}
         if "training" in model.call_signature_parameters:
-            self.options = {"training": True}
+            self.options = {"training": training}
 
-    def __call__(self, data, *, update_metrics: bool = True, replicas: int = 1):
+    @property
+    def share(self):
+        """How much of what the batch counts does count: 0 where it only stands in."""
+        return getattr(self._of_thread, "share", 1.0)
+
+    @share.setter
+    def share(self, share):
+        self._of_thread.share = share
+
+    def __call__(self, data, *, update_metrics: bool = True):
         """Return the loss and how much it counts: its examples, or valid places.
 
         Args:
             data: Inputs, targets and perhaps weights, as `fit` hands them over.
             update_metrics: Count the batch in the model's metrics.
-            replicas: What the loss has been divided by, besides.
         """
         model = self.model
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         outputs = model(x, **self.options)
-        loss = model.compute_loss(x, y, outputs, weights, training=True)
+        loss = model.compute_loss(x, y, outputs, weights, training=self.training)
         count = ops.shape(keras.tree.flatten(x)[0])[0]
         if update_metrics:
             for metric in model.metrics:
                 if metric.name == "loss":
-                    metric.update_state(loss * replicas, sample_weight=count)
+                    metric.update_state(loss * self.replicas, sample_weight=count)
             model.compute_metrics(x, y, outputs, weights)
         # Several outputs have masks alike, or none.
         output = keras.tree.flatten(outputs)[0]
-        return loss, self.places(output, output)
+        return loss, self.share * self.places(output, output)
 
 
 class Places(keras.losses.Loss):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from kerasdl.data.labelled import (
 )
 from kerasdl.data.rows import load_rows
 from kerasdl.data.sources import load_texts
+from kerasdl.distribute import current
 from kerasdl.doctor import fast_check
 from kerasdl.errors import InputError
 from kerasdl.finetuning import finetuning, fit_pretrained
@@ -77,6 +78,9 @@ def train(
     the training after the current batch; the best weights so far are kept, measured and
     written. An earlier run in the folder stays until the new one is complete.
 
+    Within `with kerasdl.distribute(...)` all its devices train, in all its processes,
+    and the chief writes.
+
     The state of the training is saved as it goes. A run that was stopped, killed or cut
     short by an error is continued by `resume`, bit for bit on a CPU.
 
@@ -101,7 +105,7 @@ def train(
         ValueError: If the recipe does not fit its builder.
     """
     start = time.perf_counter()
-    console = console or Console(stderr=True)
+    console = _heard(console)
     resume = resume or force_resume
     _fitter(recipe)  # refuses a builder that there is not, before data are read
     if resume and out is None:
@@ -109,27 +113,25 @@ def train(
     folder = Path(out) if out else default_folder(recipe.name)
     check_folder(folder, overwrite=overwrite, resume=resume)
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
+    _check_devices(recipe, console)
     parts = _read(recipe, console)
     if recipe.precision == "auto":
         recipe = _settled(recipe, parts.training, folder if resume else None, console)
     fit_model = _fitter(recipe)
     facts = {"recipe": recipe.to_json(), "data": parts.fingerprints}
+    current().agree({"version": kerasdl.__version__, **facts})
 
     with (
         backend.deterministic() if recipe.deterministic else nullcontext(),
-        claimed_folder(folder, overwrite=overwrite, resume=resume),
+        _claimed(folder, overwrite=overwrite, resume=resume),
         StopOnSignal() as stop,
         _hint(folder, console),
     ):
-        if resume:
-            run_id = go_on(folder, **facts, force=force_resume)
-        else:
-            run_id = begin(folder, **facts)
         phases = Phases(
             folder,
             console,
             stop,
-            run_id,
+            _begun(folder, facts, resume=resume, force=force_resume),
             facts=facts,
             saving={"every_minutes": every_minutes, "every_steps": every_steps},
             tensorboard=tensorboard,
@@ -157,14 +159,46 @@ def train(
         run = Run(
             folder, recipe, metrics, fitted.history, fitted.predictor, interrupted
         )
-        write_results(run, fitted, parts.training, test, answers)
-        if board:
-            board.add_plots(folder / "plots")
+        if current().is_chief:
+            _write(run, fitted, parts.training, test, answers, board)
         if interrupted:
             console.print(f"Continue it with --resume {folder}", soft_wrap=True)
-        else:
-            end(folder)
     return replace(run, interrupted=stop.received)
+
+
+def _heard(console: Console | None) -> Console:
+    """Return where progress is printed, by one of the processes."""
+    if not current().is_chief:
+        return Console(quiet=True)
+    return console or Console(stderr=True)
+
+
+def _check_devices(recipe: Recipe, console: Console) -> None:
+    """Refuse a batch that the devices cannot share; say what trains."""
+    devices = current()
+    devices.check_batch_size(recipe.batch_size)
+    if devices.devices > 1:
+        line = devices.describe(recipe.batch_size, recipe.learning_rate)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _begun(folder: Path, facts: dict, *, resume: bool, force: bool) -> str:
+    """Begin or go on with a run, which its chief does, and return its identity."""
+    run_id = ""
+    if current().is_chief:
+        run_id = (
+            go_on(folder, **facts, force=force) if resume else begin(folder, **facts)
+        )
+    return current().from_chief(run_id)
+
+
+def _write(run: Run, fitted: Fitted, training, test, answers, board) -> None:
+    """Write what a run has found; unless it was interrupted, it is finished then."""
+    write_results(run, fitted, training, test, answers)
+    if board:
+        board.add_plots(run.folder / "plots")
+    if not run.interrupted:
+        end(run.folder)
 
 
 def _settled(
@@ -184,7 +218,12 @@ def _settled(
     else:
         choice = choose_precision(recipe, _resolve(recipe.build), data)
     console.print(str(choice), highlight=False, markup=False, soft_wrap=True)
-    return replace(recipe, precision=choice.precision)
+    return replace(recipe, precision=current().from_chief(choice.precision))
+
+
+def _claimed(folder: Path, **options) -> AbstractContextManager:
+    """Claim the folder of a run, which its chief does for all processes."""
+    return claimed_folder(folder, **options) if current().is_chief else nullcontext()
 
 
 @contextmanager

@@ -18,6 +18,8 @@ if keras.backend.backend() not in BACKENDS:
     )
 
 _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+# Several devices and processes: what `kerasdl.distribute` stands on.
+replicas = importlib.import_module(f"{__name__}.{keras.backend.backend()}_replicas")
 
 check_attention = _backend.check_attention
 dense = _backend.dense
@@ -45,6 +47,7 @@ __all__ = [
     "is_out_of_memory",
     "random_state",
     "recurrent",
+    "replicas",
     "set_random_state",
     "set_seed",
     "training_step",

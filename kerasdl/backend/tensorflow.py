@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasdl.backend import tensorflow_replicas
+
 # Take memory of a GPU as it is needed, not most of it at once; read when the first
 # tensor is put there.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -166,7 +168,7 @@ def training_step(model: keras.Model, objective, micro_batches: int, radius: flo
         def add(start, size, totals, all_counts):
             part = keras.tree.map_structure(lambda x: _rows(x, start, size), data)
             with tf.GradientTape() as tape:
-                loss, counts = objective(part, replicas=replicas, **options)
+                loss, counts = objective(part, **options)
                 loss = model.optimizer.scale_loss(loss)
             gradients = tape.gradient(
                 loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -193,6 +195,9 @@ def training_step(model: keras.Model, objective, micro_batches: int, radius: flo
             lambda: add(start, count - full, totals, all_counts),
             lambda: (start, totals, all_counts),
         )
+        if replicas > 1:
+            context = tf.distribute.get_replica_context()
+            all_counts = context.all_reduce("sum", all_counts) / replicas
         return [total / tf.cast(all_counts, total.dtype) for total in totals]
 
     def step(data):
@@ -210,7 +215,7 @@ def training_step(model: keras.Model, objective, micro_batches: int, radius: flo
             gradients = gradients_of(data, update_metrics=False)
             _assign(weights, here)
             _assign(others, after)
-        model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        tensorflow_replicas.update(model, gradients)
         return model.get_metrics_result()
 
     return step

@@ -153,7 +153,9 @@ def input_gradients(
     return call
 
 
-def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
+def training_step(
+    model: keras.Model, objective, micro_batches: int, radius: float, *, combine=None
+):
     """Make a training step that adds up gradients, perhaps at the worst point nearby.
 
     Args:
@@ -161,6 +163,7 @@ def training_step(model: keras.Model, objective, micro_batches: int, radius: flo
         objective: Function from a batch to its loss and how much this counts.
         micro_batches: Parts of a batch, at most.
         radius: How far the weights are moved for the gradient.
+        combine: Adds up tensors over the processes that share each batch.
 
     Returns:
         Function to be the `train_step` of the model.
@@ -178,10 +181,15 @@ def training_step(model: keras.Model, objective, micro_batches: int, radius: flo
                 lambda x, rows=rows: None if x is None else x[rows], data
             )
             loss, counts = objective(part, **options)
-            loss = model.optimizer.scale_loss(loss)
+            # Before the gradient, which may lead through what processes share, and so
+            # in the same unit in all of them.
+            counts = counts if combine else counts / count
+            loss = model.optimizer.scale_loss(loss) * counts
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            sums = [_plus(*pair, counts) for pair in zip(sums, gradients, strict=True)]
+            sums = [_plus(*pair, 1.0) for pair in zip(sums, gradients, strict=True)]
             all_counts = all_counts + counts
+        if combine:
+            *sums, all_counts = combine([*sums, all_counts])
         return [None if total is None else total / all_counts for total in sums]
 
     def step(data):

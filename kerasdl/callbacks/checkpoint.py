@@ -61,6 +61,7 @@ class Checkpoint(keras.callbacks.Callback):
             default a signal does what it always does, after a save.
         facts: JSON that is stored in each checkpoint, for people.
         run: Identity of the run; checkpoints of another one are refused.
+        is_read_only: Resume, but save nothing: another process does.
         console: Where is said what was resumed; standard error by default.
 
     Raises:
@@ -100,6 +101,7 @@ class Checkpoint(keras.callbacks.Callback):
         stop: StopOnSignal | None = None,
         facts: dict | None = None,
         run: str = "",
+        is_read_only: bool = False,
         console: Console | None = None,
     ):
         super().__init__()
@@ -109,6 +111,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.every_steps = every_steps
         self.monitor = monitor
         self.facts = facts or {}
+        self.is_read_only = is_read_only
         self.console = console or Console(stderr=True)
         self._own_stop = stop is None
         self._stop = stop or StopOnSignal()
@@ -276,7 +279,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self, *, wait: bool, stopped: bool = False, score=None) -> None:
         """Copy the state, and let a thread write it."""
-        if self._position == self._saved_position:
+        if self.is_read_only or self._position == self._saved_position:
             return
         start = time.monotonic()
         (epoch, batch), step = self._position, self._steps_before + self._position[1]

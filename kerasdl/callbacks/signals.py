@@ -7,6 +7,11 @@ import weakref
 
 import keras
 
+from kerasdl.distribute import current
+
+# Batches after which processes that train together ask each other for signals.
+BATCHES_BETWEEN = 8
+
 
 class StopOnSignal(keras.callbacks.Callback):
     """Turn the first Ctrl-C or SIGTERM of a training into a stop after its batch.
@@ -26,6 +31,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.received: int | None = None
+        self._pending: int | None = None
         self._previous = {}
         self._fitted = None
 
@@ -60,13 +66,20 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def _stop(self, number, frame):
         is_over = self._fitted and not _is_fitted(self._fitted(), frame)
-        if is_over or self.received is not None:
+        if is_over or (self.received or self._pending) is not None:
             self.release()
             signal.raise_signal(number)
-        if not is_over:
+        if is_over:
+            return
+        if current().processes > 1:
+            self._pending = number
+        else:
             self.received = number
 
     def on_train_batch_end(self, batch, logs=None):
+        # Processes must stop after the same batch, and so ask each other at the same.
+        if current().processes > 1 and batch % BATCHES_BETWEEN == 0:
+            self.received = current().any_signal(self._pending)
         if self.received is not None:
             self.model.stop_training = True
 

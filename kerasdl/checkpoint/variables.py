@@ -36,7 +36,9 @@ def read_variables(
     for place, variable in enumerate(variables):
         # A copy: on PyTorch the array is the variable's own memory, on JAX the next
         # step may be given it.
-        value = np.array(keras.ops.convert_to_numpy(variable.value), order="C")
+        # By way of a tensor: on TensorFlow it may be one value for each device.
+        value = keras.ops.convert_to_tensor(variable)
+        value = np.array(keras.ops.convert_to_numpy(value), order="C")
         if value.dtype.kind == "V":  # bfloat16 and smaller, which NumPy has not
             value = value.astype("float32")
         dtype = keras.backend.standardize_dtype(variable.dtype)

@@ -155,6 +155,8 @@ class BatchSource(keras.utils.PyDataset):
     Attributes:
         order: Example indices of the batches of this epoch that are asked for by
             number, in order: all, or those left in the first epoch after a resume.
+        copies: How often each batch is handed over, end to end: TensorFlow deals it out
+            to so many replicas, each of which wants the whole.
         failure: What went wrong with a batch, as TensorFlow hides it in an error of
             its own; `None` if nothing did.
 
@@ -194,6 +196,7 @@ class BatchSource(keras.utils.PyDataset):
         self._next = 0, 0
         self._places: dict[int, int] | None = None
         self.order = self.plan(0)
+        self.copies = 1
         self.failure: Exception | None = None
         streamed = any(
             getattr(values, "is_streamed", False) for values in self.inputs.values()
@@ -320,6 +323,7 @@ class BatchSource(keras.utils.PyDataset):
         return self._ahead[place].result()
 
     def _batch(self, rows: np.ndarray):
+        rows = np.tile(rows, self.copies)
         batch = self.pad(rows)
         inputs = batch if len(batch) > 1 else batch.popitem()[1]
         answers = [part for part in (self.targets, self.weights) if part is not None]
