@@ -160,9 +160,11 @@ def test_the_command_kerasdl_is_this_version_wherever_it_is(run_cli, monkeypatch
     ],
 )
 def test_the_first_failure_stops_the_others(end, code, words, start, tmp_path):
-    wait = "while not all(Path(sys.argv[1], r).exists() for r in '02'): pass"
+    wait = (
+        "while not all(Path(sys.argv[1], r).exists() for r in '02'): time.sleep(0.01)"
+    )
     script = (
-        "import os, sys; from pathlib import Path\n"
+        "import os, sys, time; from pathlib import Path\n"
         f"if os.environ['RANK'] == '1':\n  {wait}\n  {end}\n{SLEEP}"
     )
     process = start(3, python(script, tmp_path))
@@ -178,10 +180,11 @@ def test_the_first_failure_stops_the_others(end, code, words, start, tmp_path):
 def test_who_does_not_stop_is_killed(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(launching, "GRACE", 0.3)
     script = (
-        "import os, signal, sys; from pathlib import Path\n"
+        "import os, signal, sys, time; from pathlib import Path\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "if os.environ['RANK'] == '0':\n"
-        f"  while not Path(sys.argv[1], '1').exists(): pass\n  sys.exit(5)\n{SLEEP}"
+        "  while not Path(sys.argv[1], '1').exists(): time.sleep(0.01)\n"
+        f"  sys.exit(5)\n{SLEEP}"
     )
     assert launching.launch(python(script, tmp_path), processes=2) == 5
     assert "worker 0 ended with exit code 5; the others" in capfd.readouterr().err
