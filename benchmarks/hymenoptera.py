@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import keras
 import numpy as np
+from common import RESULTS, record
 from published import PUBLISHED
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
@@ -50,13 +51,13 @@ from kerasdl.phases import Phases
 from kerasdl.pretrained import open_pretrained
 from kerasdl.recipe import Recipe
 
-RESULTS = Path(__file__).parent / "results" / "hymenoptera.json"
+PATH = RESULTS / "hymenoptera.json"
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 64
 
 
 def main() -> None:
-    """Measure every model and write the results."""
+    """Measure the models and record a row of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--quick", action="store_true", help="does the script run?")
@@ -64,7 +65,6 @@ def main() -> None:
     folder = Path(os.environ["KERASDL_TEST_DATA"]) / "photos" / "hymenoptera"
     splits = load_images(str(folder), notify=print)
     keras_hub()
-    results = []
     with tempfile.TemporaryDirectory() as presets:
         for name in options.models:
             network, with_gif, run = MODELS[name]
@@ -76,11 +76,10 @@ def main() -> None:
                 training = training.subset(np.arange(0, len(training), 8))
             seeds = SEEDS[:1] if options.quick else SEEDS
             rows = [measure(run, training, splits.test, preset, s) for s in seeds]
-            results.append(summary(name, rows))
-            print(json.dumps(results[-1]), flush=True)
-    if not options.quick:
-        facts = {"data": "hymenoptera", "results": results, **machine()}
-        RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+            row = {**summary(name, rows), **machine()}
+            print(json.dumps(row), flush=True)
+            if not options.quick:
+                record(PATH, row, ("model", "backend"))
 
 
 def without_gif(images: Labelled) -> Labelled:
