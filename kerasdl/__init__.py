@@ -34,7 +34,7 @@ _MODULES = {
     "InputError": "kerasdl.errors",
     "Recipe": "kerasdl.recipe",
     "Run": "kerasdl.results",
-    "distribute": "kerasdl.distribute",
+    "distribute": "kerasdl.distribution",
     "finetune": "kerasdl.training",
     "load": "kerasdl.bundle",
     "lr_find": "kerasdl.rate_finder",

@@ -19,7 +19,7 @@ from kerasdl.callbacks import (
     standard_callbacks,
 )
 from kerasdl.data.batches import BatchSource
-from kerasdl.distribute import current
+from kerasdl.distribution import current
 from kerasdl.phases import MAIN, History, Phase
 from kerasdl.recipe import Recipe
 

@@ -12,7 +12,7 @@ from kerasdl.callbacks import KeepBest, write_history
 from kerasdl.checkpoint import random_state, set_random_state
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.labelled import Labelled, hold_out
-from kerasdl.distribute import current
+from kerasdl.distribution import current
 from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.errors import InputError
 from kerasdl.fit import Fitted, class_weights

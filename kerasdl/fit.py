@@ -13,7 +13,7 @@ from kerasdl.counting import adapt_blend, keep_bag, warm_start
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 from kerasdl.data.encoders import ENCODERS, Encoder
 from kerasdl.data.labelled import Labelled, hold_out
-from kerasdl.distribute import current
+from kerasdl.distribution import current
 from kerasdl.epochs import in_smaller_parts, run_epochs
 from kerasdl.optimizers import make_optimizer
 from kerasdl.phases import MAIN, Phase, Phases

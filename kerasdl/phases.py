@@ -22,7 +22,7 @@ from kerasdl.checkpoint import (
     write_variables,
 )
 from kerasdl.data.batches import BatchSource
-from kerasdl.distribute import current
+from kerasdl.distribution import current
 
 # Name of the training of a run that consists of one.
 MAIN = "training"

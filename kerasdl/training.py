@@ -28,7 +28,7 @@ from kerasdl.data.labelled import (
 )
 from kerasdl.data.rows import load_rows
 from kerasdl.data.sources import load_texts
-from kerasdl.distribute import current
+from kerasdl.distribution import current
 from kerasdl.doctor import fast_check
 from kerasdl.errors import InputError
 from kerasdl.finetuning import finetuning, fit_pretrained

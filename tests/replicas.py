@@ -1,13 +1,14 @@
-"""Train a small model on some devices, for tests that start it as a process.
+"""What tests of many devices do, in processes of their own.
 
-    python tests/replicas.py MODEL DEVICES OUT
+    python tests/replicas.py ACTION DEVICES OUT [ARGUMENT...]
 
-On torch it is one of the processes of `kerasdl launch`. The chief writes the loss of
-every step, the history and the sum of the weights to OUT as JSON.
+On torch, and where several processes are tested, this is one of the processes of
+`kerasdl launch`. The chief writes what happened to OUT as JSON.
 """
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,17 +19,18 @@ import numpy as np
 
 import kerasdl
 from kerasdl import backend
+from kerasdl.callbacks import Checkpoint
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.steps import set_training_step
 
-# Five batches an epoch: the last one, of 5 examples or of 1, divides among none.
-COUNTS = {"even": 40, "uneven": 37, "one": 33}
+# Batches of 8, of which the last one holds 5, or 1.
+UNEVEN, ONE = 21, 17
 
 
 def images(count: int):
     """Return images with labels."""
     random = np.random.default_rng(0)
-    x = random.normal(size=(count, 8, 8, 3)).astype("float32")
+    x = random.normal(size=(count, 4, 4, 3)).astype("float32")
     return {"image": Dense(x)}, random.integers(0, 3, count)
 
 
@@ -41,81 +43,113 @@ def tokens(count: int):
 
 
 def mlp(**options):
-    """Build a network without anything that looks at a whole batch."""
-    return kerasdl.mlp((8, 8, 3), 3, hidden=(16,), **options)
+    """Build a small network."""
+    options = {"optimizer": "sgd", "learning_rate": 0.02, **options}
+    return kerasdl.mlp((4, 4, 3), 3, hidden=(16,), **options)
 
 
-def resnet(**options):
-    """Build a network with batch norms."""
-    return kerasdl.resnet((8, 8, 3), 3, variant="resnet20", **options)
+def normed():
+    """Build a network that looks at the whole batch."""
+    return mlp(norm="batch")
 
 
-def transformer(**options):
-    """Build a network with attention, masks and a table."""
-    options = {**options, "optimizer": "adam", "learning_rate": 1e-3}
-    return kerasdl.transformer_classifier(
-        50, 2, width=16, depth=1, dropout=0.0, **options
-    )
-
-
-def clipped(**options):
-    """Build a network whose gradients are clipped."""
-    optimizer = keras.optimizers.SGD(0.05, global_clipnorm=0.1)
-    return mlp(**{**options, "optimizer": optimizer})
-
-
-def accumulated(**options):
-    """Build a network that is trained in micro-batches."""
-    model = mlp(**options)
+def clipped():
+    """Build a network that is trained in micro-batches, and its gradients clipped."""
+    model = mlp(optimizer=keras.optimizers.SGD(0.05, global_clipnorm=0.1))
     set_training_step(model, micro_batches=2)
     return model
 
 
-MODELS = {
-    "mlp": (mlp, images),
-    "clipped": (clipped, images),
-    "accumulated": (accumulated, images),
-    "resnet": (resnet, images),
-    "transformer": (transformer, tokens),
+def transformer():
+    """Build a network with attention, masks and a table."""
+    options = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 0.05}
+    return kerasdl.transformer_classifier(50, 2, width=8, depth=1, **options)
+
+
+CASES = {
+    "normed": (normed, images, UNEVEN),
+    "normed-one": (normed, images, ONE),
+    "clipped": (clipped, images, UNEVEN),
+    "transformer": (transformer, tokens, UNEVEN),
 }
 
 
-def main(model: str, devices: str, count: str, out: str, strategy: str = "auto"):
-    """Train, and write what happened."""
-    build, data = MODELS[model]
+class Losses(keras.callbacks.Callback):
+    """Keeps the loss after each step; ends the process of a rank after some."""
+
+    def __init__(self, dying: int | None = None):
+        super().__init__()
+        self.losses = []
+        self.dying = dying
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+        if len(self.losses) == 4 and os.environ.get("RANK") == str(self.dying):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(distribution, build, data, count: int, *, epochs=2, folder=None, dying=None):
+    """Train, perhaps from where another process has ended; return what happened."""
+    backend.set_seed(0)
+    inputs, labels = data(count)
+    training = BatchSource(inputs, labels, batch_size=8, seed=0)
+    validation = BatchSource(inputs, labels, batch_size=8)
+    model = build()
+    distribution.share(model, training, validation)
+    callbacks, start = [Losses(dying)], 0
+    if folder:
+        reads = not distribution.is_chief
+        checkpoint = Checkpoint(folder, source=training, is_read_only=reads)
+        callbacks, start = [*callbacks, checkpoint], checkpoint.initial_epoch
+    history = model.fit(
+        training,
+        validation_data=validation,
+        initial_epoch=start,
+        epochs=epochs,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    return {
+        "losses": callbacks[0].losses,
+        **history.history,
+        "weights": [float(np.abs(w).sum()) for w in model.get_weights()],
+    }
+
+
+def losses(distribution, *names):
+    """Train some of the models, each of them by default."""
+    return {name: fit(distribution, *CASES[name]) for name in names or CASES}
+
+
+def resume(distribution, folder, epochs):
+    """Go on with a training."""
+    case = CASES["normed"]
+    return fit(distribution, *case, epochs=int(epochs), folder=folder)
+
+
+def die(distribution):
+    """Train until one of the processes is killed."""
+    return fit(distribution, *CASES["normed"], dying=1)
+
+
+def differ(distribution):
+    """Ask for another recipe in each process."""
+    distribution.agree({"version": "1", "recipe": {"epochs": distribution.rank}})
+
+
+def main(action: str, devices: str, out: str, *arguments: str):
+    """Do something, and write what happened."""
     number = None if "RANK" in os.environ else int(devices)
-    with kerasdl.distribute(strategy, devices=number) as distribution:
-        backend.set_seed(0)
-        inputs, labels = data(COUNTS[count])
-        training = BatchSource(inputs, labels, batch_size=8, seed=0)
-        validation = BatchSource(inputs, labels, batch_size=8)
-        network = build(optimizer="sgd", learning_rate=0.02)
-        distribution.share(network, training, validation)
-        losses = []
-        history = network.fit(
-            training,
-            validation_data=validation,
-            epochs=2,
-            verbose=0,
-            callbacks=[
-                keras.callbacks.LambdaCallback(
-                    on_train_batch_end=lambda batch, logs: losses.append(  # noqa: ARG005
-                        logs["loss"]
-                    )
-                )
-            ],
-        )
-        weights = [float(np.abs(w).sum()) for w in network.get_weights()]
+    with kerasdl.distribute(devices=number, timeout=60) as distribution:
+        result = globals()[action](distribution, *arguments)
     if distribution.is_chief:
-        result = {
-            "devices": distribution.devices,
-            "losses": losses,
-            "history": history.history,
-            "weights": weights,
-        }
-        Path(out).write_text(json.dumps(result))
+        Path(out).write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
-    backend.replicas.close()
+    try:
+        main(*sys.argv[1:])
+    except (kerasdl.InputError, ConnectionError) as error:
+        sys.exit(str(error))
+    finally:
+        backend.replicas.close()

@@ -48,7 +48,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "blocks": {"initializers", "layers"},
     "models": {"blocks", "initializers", "layers", "tasks"},
     "callbacks": {
-        *("backend", "checkpoint", "data", "distribute", "optimizers", "runs"),
+        *("backend", "checkpoint", "data", "distribution", "optimizers", "runs"),
     },
     "report": {"evaluate"},
     "predict": {"backend", "data", "evaluate"},
@@ -70,10 +70,10 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     },
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "counting": {"data", "layers", "predict", "recipe"},
-    "distribute": {"backend", "cluster", "steps"},
-    "epochs": {"backend", "callbacks", "data", "distribute", "phases", "recipe"},
+    "distribution": {"backend", "cluster", "steps"},
+    "epochs": {"backend", "callbacks", "data", "distribution", "phases", "recipe"},
     "fit": {
-        *("augment", "backend", "counting", "data", "distribute", "epochs"),
+        *("augment", "backend", "counting", "data", "distribution", "epochs"),
         *(
             "optimizers",
             "phases",
@@ -85,7 +85,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
         ),
     },
     "finetuning": {
-        *("augment", "backend", "callbacks", "checkpoint", "data", "distribute"),
+        *("augment", "backend", "callbacks", "checkpoint", "data", "distribution"),
         *(
             "epochs",
             "fit",
@@ -98,13 +98,13 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
         ),
         *("recipe", "runs", "schedules", "steps", "tasks"),
     },
-    "phases": {"callbacks", "checkpoint", "data", "distribute"},
+    "phases": {"callbacks", "checkpoint", "data", "distribution"},
     "results": {
         *("augment", "bundle", "data", "explain", "fit", "heatmaps", "predict"),
         *("recipe", "report", "runs"),
     },
     "training": {
-        *("backend", "callbacks", "data", "distribute", "doctor", "evaluate"),
+        *("backend", "callbacks", "data", "distribution", "doctor", "evaluate"),
         *(
             "finetuning",
             "fit",

@@ -35,7 +35,7 @@ def prepare(
     """Take up the devices, and join the other processes.
 
     Args:
-        strategy: A name in `kerasdl.distribute.STRATEGIES`.
+        strategy: A name in `kerasdl.distribution.STRATEGIES`.
         devices: Devices of this process; `None` takes all accelerators, or one CPU. On
             a machine without accelerators, so many virtual ones are made of its CPU.
         cluster: The processes, if there are several.
@@ -106,7 +106,7 @@ def scope(strategy: str, replicas: int) -> Iterator[None]:
     """Lay out the variables that are made in the block, and the steps run in it.
 
     Args:
-        strategy: A name in `kerasdl.distribute.STRATEGIES`.
+        strategy: A name in `kerasdl.distribution.STRATEGIES`.
         replicas: Devices that take part.
     """
     devices = keras.distribution.list_devices()[:replicas]

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 import keras
 import tensorflow as tf
 
+from kerasdl.backend.parts import bounds
 from kerasdl.cluster import Cluster
 from kerasdl.errors import InputError
 
@@ -25,7 +26,7 @@ def prepare(
     """Take up the devices.
 
     Args:
-        strategy: A name in `kerasdl.distribute.STRATEGIES`.
+        strategy: A name in `kerasdl.distribution.STRATEGIES`.
         devices: Devices; `None` takes all accelerators, or one CPU. On a machine
             without accelerators, so many virtual ones are made of its CPU.
         cluster: The processes, of which TensorFlow can have one.
@@ -75,7 +76,7 @@ def scope(strategy: str, replicas: int) -> Iterator[None]:
     """Mirror the variables that are made in the block on all devices.
 
     Args:
-        strategy: A name in `kerasdl.distribute.STRATEGIES`.
+        strategy: A name in `kerasdl.distribution.STRATEGIES`.
         replicas: Devices that take part.
     """
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
@@ -227,7 +228,7 @@ def _part(data):
     context = tf.distribute.get_replica_context()
     place, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
     count = tf.shape(keras.tree.flatten(data)[0])[0]
-    start, end = place * count // replicas, (place + 1) * count // replicas
+    start, end = bounds(count, place, replicas)
     stop = tf.maximum(end, start + 1)
 
     def rows(values):

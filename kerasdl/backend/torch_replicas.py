@@ -17,6 +17,7 @@ import keras
 import torch
 from torch import distributed
 
+from kerasdl.backend.parts import bounds
 from kerasdl.backend.torch import training_step
 from kerasdl.cluster import Cluster
 from kerasdl.errors import InputError
@@ -34,7 +35,7 @@ def prepare(
     """Take up the device of this process, and join the other processes.
 
     Args:
-        strategy: A name in `kerasdl.distribute.STRATEGIES`.
+        strategy: A name in `kerasdl.distribution.STRATEGIES`.
         devices: Devices of this process: one.
         cluster: The processes, if there are several.
         timeout: Seconds to wait for them.
@@ -202,9 +203,9 @@ def _part(data):
     Returns:
         The part, and 1.0, or 0.0 where it only stands in.
     """
-    rank, size = distributed.get_rank(), distributed.get_world_size()
     count = len(keras.tree.flatten(data)[0])
-    start, end = rank * count // size, (rank + 1) * count // size
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    start, end = bounds(count, rank, size)
     stop = max(end, start + 1)
     rows = keras.tree.map_structure(
         lambda x: None if x is None else x[start:stop], data

@@ -7,7 +7,7 @@ import weakref
 
 import keras
 
-from kerasdl.distribute import current
+from kerasdl.distribution import current
 
 # Batches after which processes that train together ask each other for signals.
 BATCHES_BETWEEN = 8
