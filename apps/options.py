@@ -339,14 +339,10 @@ def train_recipe(
         tensorboard: Write for TensorBoard, too.
         devices: A number of devices, or `"all"`.
     """
-    from contextlib import nullcontext
-
     from kerasdl.cluster import find_cluster
     from kerasdl.runs import check_folder, default_folder
 
     cluster = find_cluster()
-    if cluster and not (resume or out):
-        raise InputError("several processes need one run folder; give it by --out")
     folder = resume or out or default_folder(app)
     # Refused in a moment; the backend takes seconds.
     check_folder(folder, overwrite=overwrite, resume=resume is not None)
@@ -354,10 +350,12 @@ def train_recipe(
     if cluster is None and (processes := _processes(devices)) > 1:
         given_folder = () if resume or out else ("--out", str(folder))
         return launch([*_own_command(), *given_folder], processes=processes)
-    from kerasdl import distribute, train
+    from kerasdl import train
+    from kerasdl.distribution import Distribution, distribute
 
     number = int(devices) if devices and devices != "all" else None
-    with distribute(devices=number) if devices or cluster else nullcontext():
+    with distribute(devices=number) if devices or cluster else Distribution() as here:
+        folder = Path(here.from_chief(str(folder)))  # its name tells the time
         run = train(
             recipe,
             out=folder,
@@ -367,7 +365,7 @@ def train_recipe(
             tensorboard=tensorboard,
             console=console(),
         )
-    if cluster and cluster.rank:
+    if not here.is_chief:
         return 128 + run.interrupted if run.interrupted else 0
     if as_json:
         print_json({"run": str(run.folder), **run.metrics})

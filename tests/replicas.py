@@ -2,8 +2,9 @@
 
     python tests/replicas.py ACTION DEVICES OUT [ARGUMENT...]
 
-On torch, and where several processes are tested, this is one of the processes of
-`kerasdl launch`. The chief writes what happened to OUT as JSON.
+STRATEGY in the environment is that of `distribute`. On torch, and where several
+processes are tested, this is one of the processes of `kerasdl launch`. The chief writes
+what happened to OUT as JSON.
 """
 
 import json
@@ -140,7 +141,8 @@ def differ(distribution):
 def main(action: str, devices: str, out: str, *arguments: str):
     """Do something, and write what happened."""
     number = None if "RANK" in os.environ else int(devices)
-    with kerasdl.distribute(devices=number, timeout=60) as distribution:
+    strategy = os.environ.get("STRATEGY", "auto")
+    with kerasdl.distribute(strategy, devices=number, timeout=60) as distribution:
         result = globals()[action](distribution, *arguments)
     if distribution.is_chief:
         Path(out).write_text(json.dumps(result), encoding="utf-8")

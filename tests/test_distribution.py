@@ -68,6 +68,13 @@ def test_processes_are_devices_as_well(alone, tmp_path):
     assert_alike(found["normed"], alone["normed"])
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="others refuse it")
+def test_a_model_in_parts_trains_as_a_whole_one(alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRATEGY", "model_parallel")
+    found = result("losses", 2, tmp_path / "out.json", "transformer")
+    assert_alike(found["transformer"], alone["transformer"])
+
+
 def test_a_run_goes_on_with_other_numbers_of_replicas(tmp_path):
     whole = replicas.fit(Distribution(), *replicas.CASES["normed"], epochs=3)
     folder = tmp_path / "checkpoints"
