@@ -25,7 +25,8 @@ LEAVES = {
 }
 ALLOWED = {  # module or folder -> kerasdl modules it may import besides the leaves
     **{leaf: set() for leaf in LEAVES},
-    "backend": {"cluster"},
+    "backend": {"cluster", "roll_call"},
+    "roll_call": {"cluster"},
     "checkpoint": {"backend", "manifest"},
     "cluster": set(),
     "data": set(),

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from kerasdl.cluster import Cluster
 from kerasdl.errors import InputError
+from kerasdl.roll_call import roll_call
 
 # Wide layers in pairs, so that two devices talk once per pair: the first of each pair
 # is cut by its outputs, the second by its inputs (Shoeybi et al. 2019, section 3).
@@ -79,6 +80,7 @@ def _make_virtual(devices: int) -> None:
 def _join(cluster: Cluster, timeout: float) -> None:
     if jax.distributed.is_initialized():
         return
+    roll_call(cluster, timeout)
     try:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(
