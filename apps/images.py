@@ -43,24 +43,22 @@ def cnn() -> Recipe:
 
 
 def cnn_deep() -> Recipe:
-    """Five wider convolutions, erasing, smoothed labels, bfloat16 where it is faster.
+    """Five wider convolutions, erasing, and bfloat16 where that is faster.
 
-    Fashion-MNIST, in float32: 94.2 % (1 seed) in 2165 s. The shipped bundle is of
-    filters (32, 96, 192) and 26 epochs without smoothing, more than 40 minutes there.
+    Fashion-MNIST: 94.4 % (1 seed) in 2203 s.
     """
     return replace(
         cnn(),
         arguments={
-            "filters": (32, 64, 160),
+            "filters": (32, 96, 192),
             "depths": (1, 2, 2),
             "hidden_units": (256,),
             "dropout": 0.4,
         },
         augment="erasing",
-        label_smoothing=0.1,
         precision="auto",
-        epochs=15,
-        patience=15,
+        epochs=26,
+        patience=26,
     )
 
 

@@ -5,8 +5,6 @@
     python benchmarks/images.py --models cnn_deep --data fashion_mnist --keep runs/f
     python benchmarks/ship.py runs/f saved_models/fashion-mnist
 
-The shipped `fashion-mnist` is of `cnn_deep` as it was before (`docs/results.md`).
-
 Of texts, n-grams that hardly tell the classes apart are dropped and tables are stored
 in 8 bits; networks for images are stored in 16 bits. The result is measured on the
 official test split.
