@@ -117,12 +117,19 @@ def share(model: keras.Model, step, objective, testing, sources) -> None:
         sources: What it is trained and validated on.
 
     Raises:
-        InputError: If the step needs the gradient of the whole batch in between.
+        InputError: If the step needs the gradient of the whole batch in between, as
+            sharpness-aware minimisation does, and clipping of scaled gradients.
     """
     if step and step.radius:
         raise InputError(
             "sam above 0 on several devices: TensorFlow cannot move weights within a "
             "step there; take --backend jax or torch"
+        )
+    inner = getattr(model.optimizer, "inner_optimizer", None)
+    if inner and any(_clips(inner)):
+        raise InputError(
+            "clip with mixed_float16 on several devices: TensorFlow would clip scaled "
+            "parts of the gradient; take mixed_bfloat16, or --backend jax or torch"
         )
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     for source in sources:
@@ -202,15 +209,18 @@ def _moments(layer, objective, inputs, mask):
     return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
 
 
+def _clips(optimizer: keras.optimizers.Optimizer) -> tuple:
+    return optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue
+
+
 def update(model: keras.Model, gradients: list) -> None:
     """Change the weights by gradients, whose sum over the replicas is the batch's.
 
     Keras clips before it sums up, and so that each replica clips as it likes.
     """
     weights, optimizer = model.trainable_variables, model.optimizer
-    clips = (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue)
     context = tf.distribute.get_replica_context()
-    if any(clips) and context.num_replicas_in_sync > 1:
+    if any(_clips(optimizer)) and context.num_replicas_in_sync > 1:
         sums = [context.all_reduce("sum", tf.convert_to_tensor(g)) for g in gradients]
         clipped = optimizer._clip_gradients(sums)
         gradients = [gradient / context.num_replicas_in_sync for gradient in clipped]
