@@ -164,7 +164,12 @@ def _plain_step(model: keras.Model, objective):
             # Keras has divided the loss by the replicas.
             loss *= share * context.num_replicas_in_sync
             loss = model.optimizer.scale_loss(loss)
-        update(model, tape.gradient(loss, model.trainable_variables))
+        gradients = tape.gradient(
+            loss,
+            model.trainable_variables,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        update(model, gradients)
 
     return step
 

@@ -323,11 +323,15 @@ class BatchSource(keras.utils.PyDataset):
         return self._ahead[place].result()
 
     def _batch(self, rows: np.ndarray):
-        rows = np.tile(rows, self.copies)
         batch = self.pad(rows)
         inputs = batch if len(batch) > 1 else batch.popitem()[1]
         answers = [part for part in (self.targets, self.weights) if part is not None]
-        return (inputs, *(part[rows] for part in answers))
+        batch = inputs, *(part[rows] for part in answers)
+        if self.copies == 1:
+            return batch
+        return keras.tree.map_structure(
+            lambda values: np.concatenate([values] * self.copies), batch
+        )
 
     def on_epoch_begin(self):
         """Take up the order of the next epoch (Keras calls this)."""
