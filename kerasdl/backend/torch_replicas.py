@@ -55,12 +55,13 @@ def prepare(
     if not cluster:
         return 1
     gpus = torch.cuda.device_count()
-    if gpus and cluster.local_size > gpus:
+    # One alone may be that of this process: a cluster can hide the others.
+    if gpus > 1 and cluster.local_size > gpus:
         raise InputError(
             f"{cluster.local_size} processes on this machine, but torch has {gpus} "
             "GPUs; start no more processes"
         )
-    if gpus:
+    if gpus > 1:
         torch.cuda.set_device(cluster.local_rank)
     if not distributed.is_initialized():
         distributed.init_process_group(
