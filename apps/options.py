@@ -137,6 +137,13 @@ Deterministic = Annotated[
         " TensorFlow took no longer with it.",
     ),
 ]
+Rematerialise = Annotated[
+    bool,
+    typer.Option(
+        "--rematerialise",
+        help="Compute features twice instead of holding them: less memory, same steps.",
+    ),
+]
 
 
 def _devices(text: str | None) -> str | None:

@@ -25,6 +25,7 @@ from kerasdl_apps.options import (
     Overwrite,
     Precision,
     Quick,
+    Rematerialise,
     Resume,
     RunFolder,
     Schedule,
@@ -82,6 +83,7 @@ def train(
     precision: Precision = None,
     seed: Seed = 0,
     deterministic: Deterministic = False,
+    rematerialise: Rematerialise = False,
     out: RunFolder = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
@@ -119,6 +121,7 @@ def train(
             precision=precision,
             seed=seed,
             deterministic=deterministic,
+            rematerialise=rematerialise,
         )
     return train_recipe(
         chosen,

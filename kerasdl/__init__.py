@@ -39,6 +39,7 @@ _MODULES = {
     "load": "kerasdl.bundle",
     "lr_find": "kerasdl.rate_finder",
     "load_torch_weights": "kerasdl.torch_weights",
+    "rematerialise": "kerasdl.rematerialisation",
     "standard_callbacks": "kerasdl.callbacks",
     "train": "kerasdl.training",
 }

@@ -56,11 +56,15 @@ def merge_steps(x, mask, *, pool):
     )(x)
     # Padding, after ReLU the smallest value there is, never wins the maximum.
     real = ops.expand_dims(ops.cast(mask, x.dtype), -1)
-    # "same" pooling would add half of what is missing on the left, and so shift the
-    # steps of a text with its padding.
-    fill = layers.ZeroPadding1D((0, pool - 1), name="stem_fill")
-    pooling = layers.MaxPooling1D(pool, name="stem_pool")
-    return pooling(fill(x * real)), pooling(fill(real))[:, :, 0] > 0
+    x, real = (
+        # "same" pooling would add half of what is missing on the left, and so shift the
+        # steps of a text with its padding.
+        layers.MaxPooling1D(pool, name=f"{name}_pool")(
+            layers.ZeroPadding1D((0, pool - 1), name=f"{name}_fill")(values)
+        )
+        for name, values in (("stem", x * real), ("stem_mask", real))
+    )
+    return x, real[:, :, 0] > 0
 
 
 def bidirectional(cell, units, x, mask, *, sequences, name):

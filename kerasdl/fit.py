@@ -20,6 +20,7 @@ from kerasdl.phases import MAIN, Phase, Phases
 from kerasdl.precision import PLAIN, Choice, choose, in_float32, precision
 from kerasdl.predict import Classifier, Regressor
 from kerasdl.recipe import Recipe
+from kerasdl.rematerialisation import rematerialise
 from kerasdl.schedules import learning_rate_schedule
 from kerasdl.steps import set_training_step
 
@@ -234,6 +235,8 @@ def prepare(
     model = builder(
         **arguments, optimizer=_optimizer(recipe, schedule), learning_rate=schedule
     )
+    if recipe.rematerialise:
+        rematerialise(model)
     warm_start(model, recipe, inputs, labels)
     if teacher:
         keep_bag(model, teacher)

@@ -93,11 +93,15 @@ class Recipe:
         seed: Decides every random choice.
         deterministic: Compute on a GPU, too, in an order that is always the same: the
             same seed then gives the same weights, on the same backend and machine.
+        rematerialise: Hold fewer features in a step, and compute the others again: the
+            step is the same, needs less memory and more time (see
+            `kerasdl.rematerialise`).
 
     Raises:
         InputError: If epochs, batch size or learning rate are not above 0, `tta` is
-            asked of other data than images, there is no such precision, or the
-            optimizer is none of Keras's own or follows a schedule.
+            asked of other data than images, `rematerialise` of a pretrained model,
+            there is no such precision, or the optimizer is none of Keras's own or
+            follows a schedule.
     """
 
     build: "str | Callable[..., keras.Model]"
@@ -134,6 +138,7 @@ class Recipe:
     precision: str = "float32"
     seed: int = 0
     deterministic: bool = False
+    rematerialise: bool = False
 
     def __post_init__(self):
         if not isinstance(self.optimizer, str):
@@ -152,6 +157,11 @@ class Recipe:
         if self.tta and self.kind != "image":
             raise InputError(
                 f"tta=True with kind={self.kind!r}; only images are mirrored"
+            )
+        if self.rematerialise and self.pretrained:
+            raise InputError(
+                "rematerialise=True: fine-tuning cannot do that; let accumulate=2 or "
+                "more take less memory"
             )
         check_precision(self.precision)
 

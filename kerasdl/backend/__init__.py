@@ -30,6 +30,7 @@ forward = _backend.forward
 input_gradients = _backend.input_gradients
 is_out_of_memory = _backend.is_out_of_memory
 random_state = _backend.random_state
+recomputed = _backend.recomputed
 recurrent = _backend.recurrent
 set_random_state = _backend.set_random_state
 set_seed = _backend.set_seed
@@ -46,6 +47,7 @@ __all__ = [
     "input_gradients",
     "is_out_of_memory",
     "random_state",
+    "recomputed",
     "recurrent",
     "replicas",
     "set_random_state",

@@ -207,6 +207,21 @@ def recurrent(layer, sequences, initial_state, mask, training) -> None:
     """Return None: on JAX Keras's own loop is a compiled `scan`."""
 
 
+def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
+    """Compute something now, and again when its gradient is asked for.
+
+    Args:
+        compute: Function without side effects, from lists like the two others to a list
+            of outputs and one of states.
+        tensors: What gradients are taken of, if they are floating-point numbers.
+        states: What else it computes from.
+
+    Returns:
+        What `compute` does.
+    """
+    return jax.checkpoint(compute)(tensors, states)
+
+
 def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
     """Make a training step that adds up gradients, perhaps at the worst point nearby.
 

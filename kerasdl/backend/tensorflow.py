@@ -147,6 +147,34 @@ def input_gradients(
     return call
 
 
+def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
+    """Compute something now, and again when its gradient is asked for.
+
+    Args:
+        compute: Function without side effects, from lists like the two others to a list
+            of outputs and one of states.
+        tensors: What gradients are taken of, if they are floating-point numbers.
+        states: What else it computes from.
+
+    Returns:
+        What `compute` does.
+    """
+    places = [i for i, tensor in enumerate(tensors) if tensor.dtype.is_floating]
+    after = []
+
+    @tf.recompute_grad
+    def outputs_of(*floating):
+        given = list(tensors)
+        for place, tensor in zip(places, floating, strict=True):
+            given[place] = tensor
+        outputs, new = compute(given, states)
+        if not after:  # the first time; later, these are long in use
+            after.extend(new)
+        return outputs
+
+    return list(outputs_of(*(tensors[i] for i in places))), after
+
+
 def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
     """Make a training step that adds up gradients, perhaps at the worst point nearby.
 

@@ -153,6 +153,29 @@ def input_gradients(
     return call
 
 
+def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
+    """Compute something now, and again when its gradient is asked for.
+
+    Args:
+        compute: Function without side effects, from lists like the two others to a list
+            of outputs and one of states.
+        tensors: What gradients are taken of, if they are floating-point numbers.
+        states: What else it computes from.
+
+    Returns:
+        What `compute` does.
+    """
+    states = list(states)
+    outputs, after = torch.utils.checkpoint.checkpoint(
+        lambda: compute(tensors, states), use_reentrant=False
+    )
+    # Keras will write the new ones over those, from which is computed again.
+    for i, value in enumerate(after):
+        if value is not states[i]:
+            states[i] = states[i].detach().clone()
+    return outputs, after
+
+
 def training_step(
     model: keras.Model, objective, micro_batches: int, radius: float, *, combine=None
 ):
