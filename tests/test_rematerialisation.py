@@ -15,6 +15,8 @@ from kerasdl.errors import InputError
 from kerasdl.precision import precision
 from kerasdl.steps import set_training_step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WIDTH, DEPTH, BATCH = 32, 16, 8
 SENTIMENT = next(case for case in CASES if case.builder == "sentiment")
 
@@ -22,7 +24,7 @@ SENTIMENT = next(case for case in CASES if case.builder == "sentiment")
 def conv_net() -> keras.Model:
     """Return a network with all that a second computation could get wrong."""
     image = x = keras.Input((6, 6, 2), name="image")
-    for i in range(4):
+    for i in range(3):
         y = layers.Conv2D(4, 3, padding="same", name=f"conv{i}")(x)
         y = layers.BatchNormalization(name=f"norm{i}")(y)
         y = layers.Dropout(0.3, name=f"dropout{i}")(keras.ops.relu(y))
@@ -181,9 +183,7 @@ def test_what_cannot_be_cut_is_refused():
     tokens = keras.Input((4,), dtype="int32")
     embedding = layers.Embedding(9, 4, mask_zero=True, name="embedding")(tokens)
     masked = keras.Model(tokens, layers.LSTM(2)(embedding))
-    with pytest.raises(
-        InputError, match=r"layer 'embedding' .* gives a mask"
-    ):
+    with pytest.raises(InputError, match=r"layer 'embedding' .* gives a mask"):
         rematerialise(masked)
     small = keras.Model(row, layers.Dense(4)(row))
     with pytest.raises(InputError, match="too small for rematerialisation"):
