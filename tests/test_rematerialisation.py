@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from keras import layers
-from test_training import CNN
+from test_training import CNN, make_texts, write_tsv
 
 import kerasdl
 from kerasdl import Recipe, backend, rematerialise
@@ -64,9 +64,9 @@ def after_three_steps(build, inputs, *, again: bool, name="float32", parts=1):
 def check_equal(build, inputs, **options):
     expected = after_three_steps(build, inputs, again=False, **options)
     found = after_three_steps(build, inputs, again=True, **options)
-    # A compiled program may add in another order.
+    # A compiled program may add in another order, or round elsewhere.
     exact = keras.backend.backend() == "torch"
-    scale = 1e-3 if options.get("name") else 1e-6
+    scale = 1e-2 if options.get("name") else 1e-6
     for (path, value), (_, other) in zip(expected, found, strict=True):
         tolerance = 0 if exact or "seed_generator" in path else scale
         np.testing.assert_allclose(
@@ -178,7 +178,7 @@ def test_what_cannot_be_cut_is_refused():
     row = keras.Input((4,))
     twice = layers.Dense(4, name="dense")
     shared = keras.Model(row, layers.Activation("relu", name="relu")(twice(twice(row))))
-    with pytest.raises(InputError, match="calls a layer twice, before 'dense'"):
+    with pytest.raises(InputError, match="calls a layer twice, before 'relu'"):
         rematerialise(shared)
     tokens = keras.Input((4,), dtype="int32")
     embedding = layers.Embedding(9, 4, mask_zero=True, name="embedding")(tokens)
@@ -195,10 +195,12 @@ def test_what_cannot_be_cut_is_refused():
 
 
 def test_a_recipe_says_so(tmp_path):
-    recipe = replace(CNN, epochs=1)
+    data = write_tsv(tmp_path / "texts.tsv", make_texts(220, noise=0.2))
+    recipe = replace(CNN, data=data, epochs=1)
     plain = kerasdl.train(recipe, out=tmp_path / "plain")
     less = kerasdl.train(replace(recipe, rematerialise=True), out=tmp_path / "less")
-    assert less.predictor.model.call is not type(less.predictor.model).call
+    assert "call" in vars(less.predictor.model)
+    assert "call" not in vars(plain.predictor.model)
     np.testing.assert_allclose(
         less.history["val_loss"], plain.history["val_loss"], rtol=1e-5
     )

@@ -250,7 +250,7 @@ def _after(tensors: list, others: list) -> list:
     It may drop a barrier, as it does on a CPU, but cannot know whether a number is one.
     """
     number = jnp.ravel(others[0])[0]
-    zero = jnp.where(number == number, 0.0, jnp.nan)  # noqa: PLR0124 - NaN is not
+    zero = jnp.where(number == number, 0.0, jnp.nan)
     return [tensor + zero.astype(tensor.dtype) for tensor in tensors]
 
 

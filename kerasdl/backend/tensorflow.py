@@ -159,6 +159,8 @@ def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
     Returns:
         What `compute` does.
     """
+    # A variable would be read again, after Keras has written to it.
+    tensors, states = (list(map(tf.identity, group)) for group in (tensors, states))
     places = [i for i, tensor in enumerate(tensors) if tensor.dtype.is_floating]
     after = []
 
