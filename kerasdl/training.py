@@ -178,6 +178,11 @@ def _check_devices(recipe: Recipe, console: Console) -> None:
     devices = current()
     devices.check_batch_size(recipe.batch_size)
     if devices.devices > 1:
+        if recipe.rematerialise:
+            raise InputError(
+                "rematerialise=True: several devices cannot do that; take one, or let "
+                "accumulate=2 or more take less memory"
+            )
         line = devices.describe(recipe.batch_size, recipe.learning_rate)
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
