@@ -1,0 +1,249 @@
+"""Examples per second of kerasdl's training beside loops in the raw frameworks.
+
+    python benchmarks/throughput.py --workloads mlp resnet20 --seconds 3
+    python benchmarks/throughput.py --quick
+    python benchmarks/throughput.py --table
+
+A workload on a backend is one process. In it the epochs of `run_epochs`, which is what
+`kerasdl.train` runs, with its callbacks, progress and saves, take turns with those of
+the loops in `benchmarks/twins/`: same network, batch, optimizer and data; each has one
+epoch before that is not counted, in which it compiles. Validation counts on neither
+side. `ratio` is kerasdl's speed over that of the first loop, the median of the rounds;
+`peak_fraction` counts three times the forward pass's matrix products and convolutions,
+against the peak of `kerasdl.precision.peak`, measured anew in each round. Results go to
+`benchmarks/results/throughput.json`.
+"""
+
+import argparse
+import importlib
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, in_own_process, machine, record
+from workloads import RATE, WORKLOADS
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+PATH = RESULTS / "throughput.json"
+KEY = ("workload", "backend", "precision", "machine")
+BACKENDS = ("tensorflow", "jax", "torch")
+FEWEST_STEPS = 4
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of an epoch")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="does the script run?")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(PATH.read_text())))
+        return
+    for workload in options.workloads:
+        for backend in options.backends:
+            if options.one:
+                print(json.dumps(measure(workload, options)))
+                continue
+            line = in_own_process(
+                __file__, "--one", *(["--quick"] if options.quick else []),
+                *("--workloads", workload, "--backends", backend),
+                *("--seconds", str(options.seconds), "--rounds", str(options.rounds)),
+                *("--precision", options.precision),
+                KERAS_BACKEND=backend,
+            )  # fmt: skip
+            print(line, flush=True)
+            if not options.quick:
+                record(PATH, json.loads(line), KEY)
+
+
+def measure(name: str, options) -> dict:
+    """Time kerasdl on the present backend, and its twins, in turn."""
+    import keras
+
+    import kerasdl
+    from kerasdl.precision import peak
+
+    workload, backend = WORKLOADS[name], keras.backend.backend()
+    if options.quick:
+        options.seconds, options.rounds = 0.0, 1
+    count = workload.batch * (2 if options.quick else 16)
+    count = max(count, workload.batch * FEWEST_STEPS)
+    twins = importlib.import_module(f"twins.{backend}")
+    x, y = workload.data(min(workload.most, count))
+    first = np.arange(workload.batch)
+    loops, weights = twins.make(workload.network, x, y, batch=first, rate=RATE)
+    if options.quick:
+        loops = dict([next(iter(loops.items()))])
+    elif (more := _enough(loops, workload, len(x), options.seconds)) > len(x):
+        x, y = workload.data(more)
+        loops, weights = twins.make(workload.network, x, y, batch=first, rate=RATE)
+    turns = _turns(loops, x, workload.batch, None if options.quick else peak)
+    model = _train(workload, turns, x, y, options)
+    trained = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    if trained != weights:
+        raise ValueError(f"{name}: {trained} weights, but the twin has {weights}")
+    return {
+        "workload": name,
+        "backend": backend,
+        "precision": options.precision,
+        **_figures(turns, workload, len(x)),
+        "examples": len(x),
+        "rounds": options.rounds,
+        "machine": machine(),
+        "versions": {"keras": keras.version(), "kerasdl": kerasdl.__version__},
+    }
+
+
+def _enough(loops, workload, count: int, seconds: float) -> int:
+    """Return the examples that the first loop takes so many seconds for."""
+    loop = next(iter(loops.values()))
+    order = _order(count, workload.batch, 0)
+    loop(order)
+    start = time.perf_counter()
+    loop(order)
+    steps = seconds * len(order) / (time.perf_counter() - start)
+    return min(workload.most, workload.batch * max(FEWEST_STEPS, round(steps)))
+
+
+def _order(count: int, batch: int, seed: int) -> list[np.ndarray]:
+    rows = np.random.default_rng(seed).permutation(count)
+    return [rows[start : start + batch] for start in range(0, count, batch)]
+
+
+def _turns(loops, x, batch: int, peak):
+    """Return what lets the twins run between the epochs, in the place of a stop."""
+    from kerasdl.callbacks import StopOnSignal
+
+    class Turns(StopOnSignal):
+        """Time kerasdl's epochs; after each run one of every twin."""
+
+        def __init__(self):
+            super().__init__()
+            self.seconds = {name: [] for name in ("kerasdl", *loops)}
+            self.peaks = []
+
+        def on_train_begin(self, logs=None):
+            super().on_train_begin(logs)
+            self._aside, self._start = 0.0, time.perf_counter()
+
+        def on_test_begin(self, logs=None):  # noqa: ARG002
+            self._test = time.perf_counter()
+
+        def on_test_end(self, logs=None):  # noqa: ARG002
+            self._aside += time.perf_counter() - self._test
+
+        def on_epoch_end(self, epoch, logs=None):  # noqa: ARG002
+            spent = time.perf_counter() - self._start - self._aside
+            self.seconds["kerasdl"].append(spent)
+            for name, loop in loops.items():
+                order = _order(len(x), batch, epoch)
+                start = time.perf_counter()
+                loop(order)
+                self.seconds[name].append(time.perf_counter() - start)
+            if peak:
+                self.peaks.append(peak("float32"))
+            self._aside, self._start = 0.0, time.perf_counter()
+
+    return Turns()
+
+
+def _train(workload, turns, x, y, options):
+    """Train as `kerasdl.train` does once the data are read."""
+    from rich.console import Console
+
+    from kerasdl.data.batches import BatchSource, Dense
+    from kerasdl.epochs import run_epochs
+    from kerasdl.optimizers import make_optimizer
+    from kerasdl.phases import Phases
+    from kerasdl.precision import precision
+    from kerasdl.recipe import Recipe
+    from kerasdl.schedules import learning_rate_schedule
+
+    epochs = 1 + options.rounds
+    recipe = Recipe(build=workload.builder, epochs=epochs, patience=epochs)
+    rate = learning_rate_schedule("cosine", RATE, epochs * len(x) // workload.batch)
+    with precision(options.precision):
+        model = workload.build(optimizer=make_optimizer("adamw", rate))
+    source, validation = (
+        BatchSource(
+            {model.inputs[0].name: Dense(x[:count])},
+            y[:count],
+            batch_size=workload.batch,
+            seed=seed,
+        )
+        for count, seed in ((len(x), 0), (workload.batch, None))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        phases = Phases(Path(folder), Console(file=io.StringIO()), turns)
+        run_epochs(model, recipe, source, validation, phases.phase("training"))
+    turns.release()
+    return model
+
+
+def _figures(turns, workload, count: int) -> dict:
+    """Return speeds, ratios and fractions of the peak, the first round left out."""
+    rates = {
+        name: [count / seconds for seconds in found[1:]]
+        for name, found in turns.seconds.items()
+    }
+    first = next(name for name in rates if name != "kerasdl")
+    own = rates["kerasdl"]
+    figures = {"per_second": {n: round(statistics.median(r)) for n, r in rates.items()}}
+    for name in rates:
+        if name != "kerasdl":
+            ratios = [a / b for a, b in zip(own, rates[name], strict=True)]
+            spread = [round(min(ratios), 3), round(max(ratios), 3)]
+            key = "ratio" if name == first else f"ratio_{name}"
+            figures[key] = round(statistics.median(ratios), 3)
+            figures[f"{key}_spread"] = spread
+    if turns.peaks:
+        work = 3 * workload.operations()
+        fractions = {
+            name: [work * a / b for a, b in zip(found, turns.peaks[1:], strict=True)]
+            for name, found in rates.items()
+        }
+        figures["peak"] = float(f"{statistics.median(turns.peaks[1:]):.4g}")
+        figures["peak_fraction"] = {
+            name: round(statistics.median(found), 3)
+            for name, found in fractions.items()
+        }
+    return figures
+
+
+def table(rows: list[dict]) -> str:
+    """Return a Markdown table of the results."""
+    head = (
+        "workload", "backend", "precision", "kerasdl, examples/s", "raw loop",
+        "ratio (least to most)", "compiled raw loop", "ratio", "of the peak: kerasdl",
+        "raw loop",
+    )  # fmt: skip
+    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in sorted(rows, key=lambda row: list(WORKLOADS).index(row["workload"])):
+        own, first, *others = row["per_second"]
+        rates, fractions = row["per_second"], row["peak_fraction"]
+        least, most = row["ratio_spread"]
+        other = others[0] if others else None
+        cells = (
+            row["workload"], row["backend"], row["precision"], f"{rates[own]:,}",
+            f"{rates[first]:,}", f"{row['ratio']:.2f} ({least:.2f} to {most:.2f})",
+            f"{rates[other]:,}" if other else "",
+            f"{row[f'ratio_{other}']:.2f}" if other else "",
+            f"{fractions[own]:.0%}", f"{fractions[first]:.0%}",
+        )  # fmt: skip
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    main()

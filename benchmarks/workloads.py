@@ -1,0 +1,141 @@
+"""What is trained in the benchmarks of speed: kerasdl's builder, its twin, its data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from twins import networks
+
+VOCABULARY, LENGTH = 10_000, 200
+RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, as kerasdl builds it and as its twins are written.
+
+    Attributes:
+        builder: Name of kerasdl's builder.
+        arguments: Its arguments.
+        network: The twins' network, a function of operations and inputs.
+        shape: Shape of one example; of texts the number of tokens.
+        classes: Number of classes.
+        batch: Examples of a step.
+        most: Examples at most, for the sake of memory.
+    """
+
+    builder: str
+    arguments: Mapping
+    network: Callable
+    shape: tuple[int, ...]
+    classes: int
+    batch: int
+    most: int
+
+    @property
+    def is_text(self) -> bool:
+        """Whether examples are tokens."""
+        return "vocabulary_size" in self.arguments
+
+    def data(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return random inputs and classes."""
+        random = np.random.default_rng(0)
+        labels = random.integers(0, self.classes, count)
+        if self.is_text:
+            tokens = random.integers(1, VOCABULARY, (count, *self.shape))
+            return tokens.astype("int32"), labels
+        return random.standard_normal((count, *self.shape), "float32"), labels
+
+    def build(self, **options):
+        """Return kerasdl's model."""
+        import kerasdl
+
+        first = VOCABULARY if self.is_text else self.shape
+        build = kerasdl.BUILDERS[self.builder]
+        arguments = {k: v for k, v in self.arguments.items() if k != "vocabulary_size"}
+        return build(first, self.classes, **arguments, **options)
+
+    def operations(self) -> int:
+        """Return multiplications and additions of one example, forward."""
+        model = self.build(optimizer=None)
+        return sum(map(_operations, model.layers))
+
+
+def _operations(layer) -> int:
+    """Count those of matrices and convolutions; the rest is little."""
+    kind = type(layer).__name__
+    if kind not in ("Dense", "Conv2D", "SelfAttention", "LSTM"):
+        return 0
+    inputs = (
+        [LENGTH if n is None else n for n in layer.input.shape[1:]]
+        if kind != "SelfAttention" and kind != "LSTM"
+        else None
+    )
+    if inputs is None:
+        given = layer.input[0] if isinstance(layer.input, list) else layer.input
+        inputs = [LENGTH if n is None else n for n in given.shape[1:]]
+    weights = sum(int(np.prod(w.shape)) for w in layer.weights if len(w.shape) > 1)
+    if kind == "Conv2D":
+        return 2 * weights * int(np.prod(layer.output.shape[1:-1]))
+    places = int(np.prod(inputs[:-1]))
+    if kind == "SelfAttention":
+        return 2 * weights * places + 4 * places**2 * inputs[-1]
+    return 2 * weights * places
+
+
+def _vit(patch, **changes):
+    sizes = {"width": 192, "depth": 12, "heads": 3, **changes}
+    return partial(networks.vit, patch=patch, classes=10, **sizes)
+
+
+WORKLOADS = {
+    "mlp": Workload(
+        "mlp",
+        {"hidden": (256, 256)},
+        partial(networks.mlp, hidden=(256, 256), classes=10),
+        *((784,), 10, 128, 60_000),
+    ),
+    "resnet20": Workload(
+        "resnet",
+        {"variant": "resnet20"},
+        partial(
+            networks.resnet, units=(3, 3, 3), width=16,
+            bottleneck=False, imagenet=False, classes=10,
+        ),
+        *((32, 32, 3), 10, 64, 20_000),
+    ),
+    "bilstm": Workload(
+        "lstm_sentiment",
+        {
+            "vocabulary_size": VOCABULARY, "units": (64,), "bidirectional": True,
+            "embedding_dim": 128, "dropout": 0.0,
+        },
+        partial(networks.bilstm, vocabulary=VOCABULARY, width=128, units=64, classes=2),
+        *((LENGTH,), 2, 64, 50_000),
+    ),
+    "encoder": Workload(
+        "transformer_classifier",
+        {"vocabulary_size": VOCABULARY, "dropout": 0.0},
+        partial(
+            networks.encoder, vocabulary=VOCABULARY, width=128,
+            depth=2, heads=4, classes=2,
+        ),
+        *((LENGTH,), 2, 64, 50_000),
+    ),
+    "vit": Workload(
+        "vit",
+        {"variant": "vit_ti16", "patch_size": 8},
+        _vit(8),
+        *((64, 64, 3), 10, 64, 10_000),
+    ),
+    "resnet50": Workload(
+        "resnet",
+        {"variant": "resnet50"},
+        partial(
+            networks.resnet, units=(3, 4, 6, 3), width=64,
+            bottleneck=True, imagenet=True, classes=1000,
+        ),
+        *((224, 224, 3), 1000, 16, 512),
+    ),
+}  # fmt: skip
