@@ -23,6 +23,9 @@ def rematerialise(model: keras.Model) -> int:
     batch norm counts each batch once. The places are chosen so that what they hold and
     the largest segment between them are smallest in sum.
 
+    A mask that a layer derives from one that it was given, without being told to, ends
+    with its segment.
+
     Keras's `RematScope` lets each single layer hold its input instead. It fails on
     TensorFlow, and on JAX where a layer draws or counts; on PyTorch such layers draw
     and count anew, which gives other gradients.
@@ -88,6 +91,10 @@ def _inputs(operation: keras.Operation) -> list[keras.KerasTensor]:
 
 def _outputs(operation: keras.Operation) -> list[keras.KerasTensor]:
     return tree.flatten(operation.output)
+
+
+def _is_float(tensor: keras.KerasTensor) -> bool:
+    return keras.backend.is_float_dtype(tensor.dtype)
 
 
 def _size(tensors: Sequence[keras.KerasTensor]) -> int:
@@ -158,8 +165,10 @@ def _in_segments(model: keras.Model, parts: Sequence[list]) -> Callable:
         read = {id(x): x for operation in part for x in _inputs(operation)}
         starts = {key: x for key, x in read.items() if key not in made}
         ends = {key: x for key, x in made.items() if key in needed}
+        # First what gradients are taken of, which a backend waits for.
+        ends = dict(sorted(ends.items(), key=lambda item: not _is_float(item[1])))
         graph = keras.Model([*starts.values()], [*ends.values()], name=f"segment{i}")
-        again = i < len(parts) - 1
+        again = i < len(parts) - 1 and any(map(_is_float, ends.values()))
         segments.append((_Segment(graph, again=again), [*starts], [*ends]))
         needed |= set(starts)
 
@@ -188,6 +197,7 @@ class _Segment(keras.layers.Layer):
     def __init__(self, graph: keras.Model, *, again: bool):
         # What is handed to the layers are their weights, not yet in half precision.
         super().__init__(autocast=False)
+        self.supports_masking = True
         self.graph = graph
         self.again = again
         self.built = True
@@ -196,7 +206,8 @@ class _Segment(keras.layers.Layer):
         """Return the list of outputs for a list of inputs."""
         graph = self.graph
         if not self.again:
-            return tree.flatten(graph(inputs, training=True))
+            # Not by calling it, which warns of masks that a layer has handed on.
+            return tree.flatten(graph.call(inputs, training=True))
         weights = [variable.value for variable in graph.trainable_variables]
         states = [variable.value for variable in graph.non_trainable_variables]
 
@@ -209,3 +220,6 @@ class _Segment(keras.layers.Layer):
         for variable, value in zip(graph.non_trainable_variables, after, strict=True):
             variable.assign(value)
         return outputs
+
+    def compute_mask(self, inputs, previous_mask):
+        """Return None: masks are among the inputs and outputs."""
