@@ -356,7 +356,7 @@ def train_recipe(
     load_backend()
     if cluster is None and (processes := _processes(devices)) > 1:
         given_folder = () if resume or out else ("--out", str(folder))
-        return launch([*_own_command(), *given_folder], processes=processes)
+        return launch(["kerasdl", *sys.argv[1:], *given_folder], processes=processes)
     from kerasdl import train
     from kerasdl.distribution import Distribution, distribute
 
@@ -401,11 +401,6 @@ def _processes(devices: str | None) -> int:
             "more"
         )
     return number
-
-
-def _own_command() -> list[str]:
-    """Return the command line of this process, for others like it."""
-    return ["kerasdl", *sys.argv[1:]]
 
 
 def print_metrics(metrics: dict, *, as_json: bool) -> None:

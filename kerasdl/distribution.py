@@ -119,8 +119,8 @@ class Distribution:
         Raises:
             InputError: If a process differs from the chief, naming the difference.
         """
-        mine = json.loads(json.dumps(facts))
-        chief, *others = map(json.loads, backend.replicas.gathered(json.dumps(mine)))
+        told = backend.replicas.gathered(json.dumps(facts))
+        chief, *others = map(json.loads, told)
         for rank, other in enumerate(others, start=1):
             for name in chief:
                 if chief[name] != other.get(name):

@@ -39,39 +39,37 @@ def _count(cluster: Cluster, port: int, end: float, timeout: float) -> None:
         raise InputError(
             f"process 0 cannot listen on port {port} ({error.strerror}); choose another"
         ) from error
-    present = {}
+    absent, present = set(map(str, range(1, cluster.size))), []
     try:
         with server:
-            while len(present) < cluster.size - 1:
+            while absent:
                 server.settimeout(max(end - time.monotonic(), 0.001))
                 caller, _ = server.accept()
-                rank = _line(caller)
-                if rank is None or rank in present:  # a stranger
+                if (rank := _line(caller)) in absent:
+                    absent.remove(rank)
+                    present.append(caller)
+                else:  # a stranger
                     caller.close()
-                else:
-                    present[rank] = caller
-        for caller in present.values():
+        for caller in present:
             caller.sendall(GO)
     except TimeoutError as error:
-        absent = set(map(str, range(1, cluster.size))) - present.keys()
         raise InputError(
             f"process {', '.join(sorted(absent, key=int))} of {cluster.size} has not "
             f"joined in {timeout:.0f} s; start all of them"
         ) from error
     finally:
-        for caller in present.values():
+        for caller in present:
             caller.close()
 
 
 def _line(caller: socket.socket) -> str | None:
-    """Return the rank that a caller says, or nothing if it says none."""
+    """Return what a caller says, or nothing if it says nothing."""
     caller.settimeout(LINE)
     try:
         with caller.makefile("rb") as file:
-            text = file.readline(20).decode(errors="replace").strip()
+            return file.readline(20).decode(errors="replace").strip()
     except OSError:
         return None
-    return text if text.isdecimal() else None
 
 
 def _report(cluster: Cluster, address, end: float, timeout: float) -> None:

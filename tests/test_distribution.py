@@ -17,15 +17,14 @@ from kerasdl.distribution import STRATEGIES, Distribution, current, distribute
 
 SCRIPT = Path(replicas.__file__)
 BACKEND = keras.backend.backend()
-LAUNCH = "from kerasdl_apps.cli import main; main()"
 
 
 def run(action, devices, out, *arguments, processes=BACKEND == "torch"):
     """Do something on some devices; return the exit code and what was said."""
     command = [sys.executable, str(SCRIPT), action, str(devices), str(out), *arguments]
     if processes and devices > 1:
-        launch = [sys.executable, "-c", LAUNCH, "launch", "--nproc", str(devices)]
-        command = [*launch, "--", *command]
+        launch = [sys.executable, "-m", "kerasdl_apps", "launch"]
+        command = [*launch, "--nproc", str(devices), "--", *command]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, check=False
     )

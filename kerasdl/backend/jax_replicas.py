@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from kerasdl.cluster import Cluster
 from kerasdl.errors import InputError
 from kerasdl.roll_call import roll_call
+from kerasdl.untrusted import brief
 
 # Wide layers in pairs, so that two devices talk once per pair: the first of each pair
 # is cut by its outputs, the second by its inputs (Shoeybi et al. 2019, section 3).
@@ -94,13 +95,9 @@ def _join(cluster: Cluster, timeout: float) -> None:
     except RuntimeError as error:
         raise InputError(
             f"process {cluster.rank} of {cluster.size} could not join the others at "
-            f"{cluster.address} in {timeout:.0f} s ({_first_line(error)}); start all of"
+            f"{cluster.address} in {timeout:.0f} s ({brief(error)}); start all of"
             " them, and see that the port is free"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 @contextmanager

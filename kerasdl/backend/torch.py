@@ -209,7 +209,7 @@ def training_step(
             counts = counts if combine else counts / count
             loss = model.optimizer.scale_loss(loss) * counts
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            sums = [_plus(*pair, 1.0) for pair in zip(sums, gradients, strict=True)]
+            sums = [_plus(*pair) for pair in zip(sums, gradients, strict=True)]
             all_counts = all_counts + counts
         if combine:
             *sums, all_counts = combine([*sums, all_counts])
@@ -223,7 +223,8 @@ def training_step(
             here, after = _values(weights), _values(others)
             used = [gradient for gradient in gradients if gradient is not None]
             share = radius / torch.nn.utils.get_total_norm(used).clamp(min=1e-12)
-            worst = [_plus(*pair, share) for pair in zip(here, gradients, strict=True)]
+            moves = [None if g is None else share * g for g in gradients]
+            worst = [_plus(*pair) for pair in zip(here, moves, strict=True)]
             _assign([*weights, *others], [*worst, *before])  # the same dropout
             gradients = gradients_of(data, update_metrics=False)
             _assign([*weights, *others], [*here, *after])
@@ -234,12 +235,11 @@ def training_step(
     return step
 
 
-def _plus(total, value, share):
-    """Add a multiple of a tensor; `None` counts as zero."""
-    if value is None:
-        return total
-    value = value * share
-    return value if total is None else total + value
+def _plus(total, value):
+    """Add two tensors; `None` counts as zero."""
+    if total is None or value is None:
+        return value if total is None else total
+    return total + value
 
 
 def _values(variables) -> list[torch.Tensor]:

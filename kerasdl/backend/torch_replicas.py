@@ -9,8 +9,8 @@ twice.
 
 import functools
 import os
-import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import keras
@@ -21,6 +21,7 @@ from kerasdl.backend.parts import bounds
 from kerasdl.backend.torch import training_step
 from kerasdl.cluster import Cluster
 from kerasdl.errors import InputError
+from kerasdl.roll_call import roll_call
 
 # Seconds that a process waits for what another one computes or writes.
 PATIENCE = 600
@@ -64,51 +65,18 @@ def prepare(
     if gpus > 1:
         torch.cuda.set_device(cluster.local_rank)
     if not distributed.is_initialized():
+        # Under torchrun its agent has called the processes, and holds their store.
+        has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        if not has_agent:
+            roll_call(cluster, timeout)
         distributed.init_process_group(
             "nccl" if gpus else "gloo",
-            store=_store_of_all(cluster, timeout),
+            init_method="env://" if has_agent else f"tcp://{cluster.address}",
             rank=cluster.rank,
             world_size=cluster.size,
             timeout=timedelta(seconds=PATIENCE),
         )
     return cluster.size
-
-
-def _store_of_all(cluster: Cluster, timeout: float) -> distributed.Store:
-    """Return the store of the processes once all of them have come to it."""
-    host, _, port = cluster.address.rpartition(":")
-    # Under torchrun its agent holds the store.
-    has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    is_master = cluster.rank == 0 and not has_agent
-    end = time.monotonic() + timeout
-    try:
-        store = distributed.TCPStore(
-            host.strip("[]"),
-            int(port),
-            is_master=is_master,
-            timeout=timedelta(seconds=timeout),
-            wait_for_workers=False,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = (
-            f"the port {port} is in use; choose another"
-            if is_master
-            else f"process 0 is not at {cluster.address}; start it"
-        )
-        raise InputError(
-            f"process {cluster.rank} of {cluster.size} could not join: {reason}"
-        ) from error
-    store = distributed.PrefixStore("kerasdl", store)
-    store.set(str(cluster.rank), "here")
-    absent = set(map(str, range(cluster.size)))
-    while absent := {rank for rank in absent if not store.check([rank])}:
-        if time.monotonic() > end:
-            raise InputError(
-                f"process {', '.join(sorted(absent, key=int))} of {cluster.size} has "
-                f"not joined in {timeout:.0f} s; start all of them"
-            )
-        time.sleep(0.05)
-    return store
 
 
 def scope(strategy: str, replicas: int):  # noqa: ARG001
@@ -179,18 +147,16 @@ def _on_a_part(model: keras.Model, step, objective, prepare=lambda: None):
     def shared_step(data):
         prepare()
         data, objective.share = _part(data)
-        values = [v.value for metric in model.metrics for v in metric.variables]
-        before = [value.detach().clone() for value in values]
+        variables = [v for metric in model.metrics for v in metric.variables]
+        before = [variable.value.detach().clone() for variable in variables]
         step(data)
         # Metrics are sums, over processes as over batches.
-        values = [v.value for metric in model.metrics for v in metric.variables]
         gains = [
-            objective.share * (value - old)
-            for value, old in zip(values, before, strict=True)
+            objective.share * (variable.value - old)
+            for variable, old in zip(variables, before, strict=True)
         ]
-        with torch.no_grad():
-            for value, old, gain in zip(values, before, summed(gains), strict=True):
-                value.copy_(old + gain)
+        for variable, old, gain in zip(variables, before, summed(gains), strict=True):
+            variable.assign(old + gain)
         return model.get_metrics_result()
 
     return shared_step
@@ -232,8 +198,15 @@ def summed(tensors: list) -> list:
 
 
 def _all_reduce(tensor, operation=distributed.ReduceOp.SUM) -> None:
-    try:
+    with _named_end():
         distributed.all_reduce(tensor, operation)
+
+
+@contextmanager
+def _named_end() -> Iterator[None]:
+    """Say what it means that another process does not answer."""
+    try:
+        yield
     except RuntimeError as error:
         raise ConnectionError(
             "another process of this training has ended, and so does this one; start "
@@ -280,12 +253,8 @@ def gathered(text: str) -> list[str]:
     if not distributed.is_initialized():
         return [text]
     texts = [None] * distributed.get_world_size()
-    try:
+    with _named_end():
         distributed.all_gather_object(texts, text)
-    except RuntimeError as error:
-        raise ConnectionError(
-            "another process of this training has ended, and so does this one"
-        ) from error
     return texts
 
 
