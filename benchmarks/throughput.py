@@ -46,18 +46,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="does the script run?")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--operations", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
         print(table(json.loads(PATH.read_text())))
         return
     for workload in options.workloads:
+        if options.count:
+            print(WORKLOADS[workload].operations())
+            continue
+        only = "--workloads", workload
+        if not options.one:
+            work = in_own_process(__file__, "--count", *only, KERAS_BACKEND="jax")
         for backend in options.backends:
             if options.one:
                 print(json.dumps(measure(workload, options)))
                 continue
             line = in_own_process(
                 __file__, "--one", *(["--quick"] if options.quick else []),
-                *("--workloads", workload, "--backends", backend),
+                *only, *("--backends", backend, "--operations", work),
                 *("--seconds", str(options.seconds), "--rounds", str(options.rounds)),
                 *("--precision", options.precision),
                 KERAS_BACKEND=backend,
@@ -97,7 +105,7 @@ def measure(name: str, options) -> dict:
         "workload": name,
         "backend": backend,
         "precision": options.precision,
-        **_figures(turns, workload, len(x)),
+        **_figures(turns, 3 * options.operations, len(x)),
         "examples": len(x),
         "rounds": options.rounds,
         "machine": machine(),
@@ -191,8 +199,14 @@ def _train(workload, turns, x, y, options):
     return model
 
 
-def _figures(turns, workload, count: int) -> dict:
-    """Return speeds, ratios and fractions of the peak, the first round left out."""
+def _figures(turns, work: int, count: int) -> dict:
+    """Return speeds, ratios and fractions of the peak, the first round left out.
+
+    Args:
+        turns: What has been timed.
+        work: Operations of an example.
+        count: Examples of an epoch.
+    """
     rates = {
         name: [count / seconds for seconds in found[1:]]
         for name, found in turns.seconds.items()
@@ -208,7 +222,6 @@ def _figures(turns, workload, count: int) -> dict:
             figures[key] = round(statistics.median(ratios), 3)
             figures[f"{key}_spread"] = spread
     if turns.peaks:
-        work = 3 * workload.operations()
         fractions = {
             name: [work * a / b for a, b in zip(found, turns.peaks[1:], strict=True)]
             for name, found in rates.items()

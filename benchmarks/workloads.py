@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from flops import count
 from twins import networks
 
 VOCABULARY, LENGTH = 10_000, 200
@@ -38,14 +39,14 @@ class Workload:
         """Whether examples are tokens."""
         return "vocabulary_size" in self.arguments
 
-    def data(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def data(self, examples: int) -> tuple[np.ndarray, np.ndarray]:
         """Return random inputs and classes."""
         random = np.random.default_rng(0)
-        labels = random.integers(0, self.classes, count)
+        labels = random.integers(0, self.classes, examples)
         if self.is_text:
-            tokens = random.integers(1, VOCABULARY, (count, *self.shape))
+            tokens = random.integers(1, VOCABULARY, (examples, *self.shape))
             return tokens.astype("int32"), labels
-        return random.standard_normal((count, *self.shape), "float32"), labels
+        return random.standard_normal((examples, *self.shape), "float32"), labels
 
     def build(self, **options):
         """Return kerasdl's model."""
@@ -57,31 +58,10 @@ class Workload:
         return build(first, self.classes, **arguments, **options)
 
     def operations(self) -> int:
-        """Return multiplications and additions of one example, forward."""
-        model = self.build(optimizer=None)
-        return sum(map(_operations, model.layers))
-
-
-def _operations(layer) -> int:
-    """Count those of matrices and convolutions; the rest is little."""
-    kind = type(layer).__name__
-    if kind not in ("Dense", "Conv2D", "SelfAttention", "LSTM"):
-        return 0
-    inputs = (
-        [LENGTH if n is None else n for n in layer.input.shape[1:]]
-        if kind != "SelfAttention" and kind != "LSTM"
-        else None
-    )
-    if inputs is None:
-        given = layer.input[0] if isinstance(layer.input, list) else layer.input
-        inputs = [LENGTH if n is None else n for n in given.shape[1:]]
-    weights = sum(int(np.prod(w.shape)) for w in layer.weights if len(w.shape) > 1)
-    if kind == "Conv2D":
-        return 2 * weights * int(np.prod(layer.output.shape[1:-1]))
-    places = int(np.prod(inputs[:-1]))
-    if kind == "SelfAttention":
-        return 2 * weights * places + 4 * places**2 * inputs[-1]
-    return 2 * weights * places
+        """Return multiplications and additions of one example, forward; on JAX."""
+        dtype = "int32" if self.is_text else "float32"
+        shapes = {"input": (self.shape, dtype)}
+        return count(partial(self.build, optimizer=None), shapes)["forward_flops"]
 
 
 def _vit(patch, **changes):

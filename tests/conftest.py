@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import pytest
 
@@ -71,6 +72,19 @@ def many_threads():
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Let JAX compile without optimisations: a model of a test runs for a moment."""
+    with _jax_compiling(quickly=True):
+        yield
+
+
+@pytest.fixture
+def full_compilation(quick_compilation):  # noqa: ARG001 - which it undoes
+    """Let JAX optimise: else the gradient of a maximum may be no number."""
+    with _jax_compiling(quickly=False):
+        yield
+
+
+@contextmanager
+def _jax_compiling(*, quickly):
     import keras
 
     if keras.backend.backend() != "jax":
@@ -78,9 +92,9 @@ def quick_compilation():
         return
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", val=True)
+    jax.config.update("jax_disable_most_optimizations", quickly)
     yield
-    jax.config.update("jax_disable_most_optimizations", val=False)
+    jax.config.update("jax_disable_most_optimizations", not quickly)
 
 
 @pytest.fixture

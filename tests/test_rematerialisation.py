@@ -94,19 +94,6 @@ def test_a_batch_in_parts():
     check_equal(conv_net, IMAGES, parts=2)
 
 
-@pytest.fixture
-def full_compilation(quick_compilation):  # noqa: ARG001 - which it undoes
-    """Let JAX optimise: else the gradient of a maximum may be no number."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", val=False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", val=True)
-
-
 @pytest.mark.usefixtures("full_compilation")
 @pytest.mark.parametrize("case", TEXTS, ids=lambda case: case.builder)
 def test_several_inputs_integers_and_masks(case):
