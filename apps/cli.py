@@ -14,6 +14,7 @@ import typer
 from kerasdl.errors import InputError
 from kerasdl.untrusted import shown
 from kerasdl_apps import (
+    bench_command,
     devices_command,
     images_commands,
     launch_command,
@@ -43,6 +44,7 @@ app.add_typer(images_commands.app, name="images")
 app.add_typer(tabular_commands.app, name="tabular")
 app.command(name="models")(models.show)
 app.command(name="devices")(devices_command.show)
+app.command(name="bench")(bench_command.bench)
 app.command(
     name="launch",
     # What follows the command is its own.

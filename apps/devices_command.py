@@ -31,7 +31,8 @@ def describe() -> dict:
     from keras import backend as keras_backend
 
     from kerasdl import backend
-    from kerasdl.precision import choose, cpu_facts, peak
+    from kerasdl.machine import cpu_facts
+    from kerasdl.precision import choose, peak
 
     devices = [
         {**device, **_of_the_machine(cpu_facts())}

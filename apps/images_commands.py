@@ -7,6 +7,7 @@ import typer
 
 from kerasdl.errors import InputError
 from kerasdl_apps import images, images_check, rate_commands
+from kerasdl_apps.measured import TrainBackend, with_measured
 from kerasdl_apps.options import (
     Accumulate,
     Backend,
@@ -131,7 +132,7 @@ def train(
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     skip_corrupt: SkipCorrupt = False,
-    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+    backend: TrainBackend = None,
     as_json: Json = False,
 ) -> int:
     """Train an image classifier; write a report and a bundle."""
@@ -164,6 +165,14 @@ def train(
             deterministic=deterministic,
             rematerialise=rematerialise,
         )
+    chosen = with_measured(
+        chosen,
+        backend,
+        app="images",
+        model=model,
+        precision=precision,
+        resumed=bool(resume),
+    )
     return train_recipe(
         chosen,
         app="images",

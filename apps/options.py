@@ -32,7 +32,12 @@ NO_SETTINGS = {
 PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
 
-def _choose_backend(name: str | None) -> str | None:
+def choose_backend(name: str | None) -> str | None:
+    """Let Keras take a backend when it is imported; `None` leaves it as it is.
+
+    Raises:
+        InputError: If there is no such backend, or it is not installed.
+    """
     if name is None:
         return None
     try:
@@ -51,7 +56,7 @@ Backend = Annotated[
     str | None,
     typer.Option(
         help="tensorflow, jax or torch; otherwise KERAS_BACKEND or keras.json decides.",
-        callback=_choose_backend,
+        callback=choose_backend,
         is_eager=True,
     ),
 ]
@@ -226,7 +231,7 @@ def load_backend() -> None:
         InputError: If the backend that Keras is set to is unknown or not installed.
     """
     if (name := os.environ.get("KERAS_BACKEND")) is not None:
-        _choose_backend(name)
+        choose_backend(name)
     try:
         with quiet_stderr(), absent(*UNUSED):
             importlib.import_module("kerasdl.backend")
@@ -355,8 +360,12 @@ def train_recipe(
     check_folder(folder, overwrite=overwrite, resume=resume is not None)
     load_backend()
     if cluster is None and (processes := _processes(devices)) > 1:
-        given_folder = () if resume or out else ("--out", str(folder))
-        return launch(["kerasdl", *sys.argv[1:], *given_folder], processes=processes)
+        # What this process has chosen, the others shall not choose again.
+        settled = ["--backend", "torch"]
+        if not resume:
+            settled += ["--precision", recipe.precision]
+            settled += [] if out else ["--out", str(folder)]
+        return launch(["kerasdl", *sys.argv[1:], *settled], processes=processes)
     from kerasdl import train
     from kerasdl.distribution import Distribution, distribute
 

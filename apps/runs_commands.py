@@ -11,7 +11,8 @@ from kerasdl.errors import InputError
 from kerasdl.past import PastRun, differences, past_runs, read_run
 from kerasdl.runs import is_unfinished
 from kerasdl.untrusted import brief, shown
-from kerasdl_apps.options import Json, check_writable, print_json, print_line
+from kerasdl_apps.options import Json, check_writable, print_json
+from kerasdl_apps.tables import print_table
 
 COLUMNS = ("run", "model", "data", "epochs", "metric", "seconds", "state")
 # Metrics that are drawn, where the runs have them.
@@ -38,7 +39,7 @@ def list_runs(
     if as_json:
         print_json([run.to_json() for run in found])
     elif found:
-        _print_table(COLUMNS, [_row(run) for run in found])
+        print_table(COLUMNS, [_row(run) for run in found])
     else:
         _note(f"there are no runs in {folder}")
     for run in found:
@@ -85,7 +86,7 @@ def compare(
         "seconds": [_figure(run.metrics.get("seconds")) for run in found],
     }
     table += [[name, *values] for name, values in facts.items()]
-    _print_table(("", *names), table)
+    print_table(("", *names), table)
     if len({run.metrics["set"] for run in found if "set" in run.metrics}) > 1:
         _note("the runs were measured on different data: their metrics do not compare")
     _note(f"picture: {out}")
@@ -202,25 +203,6 @@ def _setting(value: object) -> str:
 
 def _is_measure(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table for people on a terminal, with tabs where it is piped."""
-    if not sys.stdout.isatty():
-        for row in (header, *rows):
-            print_line("\t".join(" ".join(cell.split()) for cell in row))
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(Text(shown(name)), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
-    Console().print(table)
 
 
 def _note(line: str) -> None:

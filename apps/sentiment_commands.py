@@ -9,6 +9,7 @@ import typer
 
 from kerasdl.errors import InputError
 from kerasdl_apps import rate_commands, sentiment
+from kerasdl_apps.measured import TrainBackend, with_measured
 from kerasdl_apps.options import (
     Accumulate,
     Backend,
@@ -98,7 +99,7 @@ def train(
     positive_from: PositiveFrom = None,
     encoding: Encoding = "utf-8",
     encoding_errors: EncodingErrors = "strict",
-    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+    backend: TrainBackend = None,
     as_json: Json = False,
 ) -> int:
     """Train a sentiment classifier; write a report and a bundle."""
@@ -130,6 +131,14 @@ def train(
             deterministic=deterministic,
             rematerialise=rematerialise,
         )
+    chosen = with_measured(
+        chosen,
+        backend,
+        app="sentiment",
+        model=model,
+        precision=precision,
+        resumed=bool(resume),
+    )
     return train_recipe(
         chosen,
         app="sentiment",

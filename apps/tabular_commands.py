@@ -7,6 +7,7 @@ import typer
 
 from kerasdl.errors import InputError
 from kerasdl_apps import tabular
+from kerasdl_apps.measured import TrainBackend, with_measured
 from kerasdl_apps.options import (
     Accumulate,
     Backend,
@@ -93,7 +94,7 @@ def train(
     devices: Devices = None,
     encoding: Encoding = "utf-8",
     encoding_errors: EncodingErrors = "strict",
-    backend: Backend = None,  # noqa: ARG001 - its callback has chosen
+    backend: TrainBackend = None,
     as_json: Json = False,
 ) -> int:
     """Train a classifier or regressor; write a report and a bundle."""
@@ -123,6 +124,9 @@ def train(
             deterministic=deterministic,
             rematerialise=rematerialise,
         )
+    chosen = with_measured(
+        chosen, backend, app="tabular", precision=precision, resumed=bool(resume)
+    )
     return train_recipe(
         chosen,
         app="tabular",

@@ -11,20 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
 from kerasdl import backend
-from kerasdl.recipe import check_precision
+from kerasdl.machine import cpu_facts
+from kerasdl.recipe import LEAST_GAIN, check_precision
 
 # What `auto` chooses between.
 PLAIN, HALF = "float32", "mixed_bfloat16"
-# bfloat16 must be so many times as fast: what it saves must outweigh the noise of a
-# short trial, and what three digits instead of seven may cost.
-LEAST_GAIN = 1.1
 # A trial takes so many seconds, and no fewer or more steps of each.
 SECONDS, FEWEST_STEPS, MOST_STEPS = 1.0, 4, 50
 # So many products in a row are measured.
@@ -141,17 +138,6 @@ def has_bfloat16(device: dict) -> bool:
     return device["kind"] == "tpu" or not CPU_FLAGS.isdisjoint(
         cpu_facts().get("flags", "").split()
     )
-
-
-@cache
-def cpu_facts() -> dict[str, str]:
-    """Return what Linux says of the first processor, nothing on other systems."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _by_gain(gain: float, what: str) -> Choice:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # a recipe is read by `--help`, which must not wait for a bac
     import keras
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
+# 16 bits must be so many times as fast: what they save must outweigh the noise of a
+# short trial, and what three digits instead of seven may cost.
+LEAST_GAIN = 1.1
 
 
 def check_precision(name: str) -> None:

@@ -20,12 +20,17 @@ LEAVES = {
     "errors",
     "files",
     "lock",
+    "machine",
     "quiet",
     "untrusted",
 }
 ALLOWED = {  # module or folder -> kerasdl modules it may import besides the leaves
     **{leaf: set() for leaf in LEAVES},
     "backend": {"cluster", "roll_call"},
+    "bench": {
+        *("backend", "callbacks", "data", "epochs", "fit", "phases", "precision"),
+        *("recipe", "runs"),
+    },
     "roll_call": {"cluster"},
     "checkpoint": {"backend", "manifest"},
     "cluster": set(),

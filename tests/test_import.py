@@ -35,7 +35,8 @@ def test_importing_kerasdl_imports_no_backend():
 
 @pytest.mark.backend_free
 @pytest.mark.parametrize(
-    "arguments", [[], ["sentiment"], ["sentiment", "train"], ["sentiment", "predict"]]
+    "arguments",
+    [[], ["bench"], ["sentiment"], ["sentiment", "train"], ["sentiment", "predict"]],
 )
 def test_help_is_quick_and_imports_nothing_heavy(arguments):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
