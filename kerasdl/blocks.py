@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from kerasdl.initializers import HeNormal
-from kerasdl.layers import WordDropout
+from kerasdl.layers import BatchNormalization, Conv2D, WordDropout
 
 # Width in words of the convolution before steps are merged.
 MERGED_WIDTH = 5
@@ -201,7 +201,7 @@ def conv(
         padding = "valid"
     else:
         padding = "same"
-    return layers.Conv2D(
+    return Conv2D(
         filters,
         kernel_size,
         strides,
@@ -227,7 +227,7 @@ def batch_norm(x, *, name, zero=False, epsilon=NORM_EPSILON, momentum=NORM_MOMEN
     Returns:
         Images of the same shape.
     """
-    return layers.BatchNormalization(
+    return BatchNormalization(
         momentum=momentum,
         epsilon=epsilon,
         gamma_initializer="zeros" if zero else "ones",

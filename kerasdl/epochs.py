@@ -22,6 +22,7 @@ from kerasdl.data.batches import BatchSource
 from kerasdl.distribution import current
 from kerasdl.phases import MAIN, History, Phase
 from kerasdl.recipe import Recipe
+from kerasdl.steps import quick_steps
 
 
 def run_epochs(
@@ -76,7 +77,7 @@ def run_epochs(
         *([run.stop] if run.stop else []),
     ]
     checkpoint = phase.checkpoint(callbacks, training)
-    with progress, _named_failure(training, validation):
+    with progress, quick_steps(model), _named_failure(training, validation):
         history = model.fit(
             training,
             validation_data=validation,

@@ -1,6 +1,8 @@
 """Training steps that Keras lacks: micro-batches, sharpness-aware minimisation."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import keras
 from keras import ops
@@ -65,6 +67,27 @@ def set_training_step(
     model.train_function = None  # made from the step when it is first needed
 
 
+@contextmanager
+def quick_steps(model: keras.Model) -> Iterator[None]:
+    """Let `fit` take steps with less Python, where the backend has such.
+
+    Args:
+        model: Compiled model; one with a training step of its own keeps it.
+    """
+    is_own = type(model).train_step is not keras.Model.train_step
+    step = None
+    if not (is_own or "train_step" in vars(model) or model.run_eagerly):
+        step = backend.quick_step(model, Objective(model))
+    if step is None:
+        yield
+        return
+    model.train_step = step
+    try:
+        yield
+    finally:
+        del model.train_step
+
+
 class Objective:
     """What a training step makes smaller: the loss of a model on a batch.
 
@@ -102,6 +125,16 @@ class Objective:
             data: Inputs, targets and perhaps weights, as `fit` hands them over.
             update_metrics: Count the batch in the model's metrics.
         """
+        loss, outputs = self._measure(data, update_metrics=update_metrics)
+        # Several outputs have masks alike, or none.
+        output = keras.tree.flatten(outputs)[0]
+        return loss, self.share * self.places(output, output)
+
+    def loss(self, data):
+        """Return the loss alone, and count the batch in the model's metrics."""
+        return self._measure(data, update_metrics=True)[0]
+
+    def _measure(self, data, *, update_metrics):
         model = self.model
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         outputs = model(x, **self.options)
@@ -112,9 +145,7 @@ class Objective:
                 if metric.name == "loss":
                     metric.update_state(loss * self.replicas, sample_weight=count)
             model.compute_metrics(x, y, outputs, weights)
-        # Several outputs have masks alike, or none.
-        output = keras.tree.flatten(outputs)[0]
-        return loss, self.share * self.places(output, output)
+        return loss, outputs
 
 
 class Places(keras.losses.Loss):

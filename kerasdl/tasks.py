@@ -147,8 +147,10 @@ def _match(y_true, y_pred):
         labels = ops.cast(y_true, y_pred.dtype)
     else:
         # Keras hands every label over as a float.
-        ids = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-        labels = ops.one_hot(ids, classes, dtype=y_pred.dtype)
+        ids = ops.cast(ops.reshape(y_true, (-1, 1)), "int32")
+        # Not `one_hot`: on PyTorch it waits for the smallest and the largest id.
+        is_label = ops.equal(ids, ops.arange(classes, dtype="int32"))
+        labels = ops.cast(is_label, y_pred.dtype)
     if len(y_pred.shape) == 3:
         labels = ops.broadcast_to(labels[:, None, :], ops.shape(y_pred))
     return labels

@@ -78,7 +78,9 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "heads": {"data", "logistic", "predict", "pretrained", "recipe"},
     "counting": {"data", "layers", "predict", "recipe"},
     "distribution": {"backend", "cluster", "steps"},
-    "epochs": {"backend", "callbacks", "data", "distribution", "phases", "recipe"},
+    "epochs": {
+        *("backend", "callbacks", "data", "distribution", "phases", "recipe", "steps"),
+    },
     "fit": {
         *("augment", "backend", "counting", "data", "distribution", "epochs"),
         *(

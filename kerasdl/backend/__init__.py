@@ -27,8 +27,10 @@ deterministic = _backend.deterministic
 device_memory = _backend.device_memory
 devices = _backend.devices
 forward = _backend.forward
+fused = _backend.fused
 input_gradients = _backend.input_gradients
 is_out_of_memory = _backend.is_out_of_memory
+quick_step = _backend.quick_step
 random_state = _backend.random_state
 recomputed = _backend.recomputed
 recurrent = _backend.recurrent
@@ -44,8 +46,10 @@ __all__ = [
     "device_memory",
     "devices",
     "forward",
+    "fused",
     "input_gradients",
     "is_out_of_memory",
+    "quick_step",
     "random_state",
     "recomputed",
     "recurrent",

@@ -203,6 +203,10 @@ def check_attention(dtype: str) -> None:
         )
 
 
+def fused(layer, inputs, training=None) -> None:
+    """Return None: JAX fuses what Keras calls."""
+
+
 def recurrent(layer, sequences, initial_state, mask, training) -> None:
     """Return None: on JAX Keras's own loop is a compiled `scan`."""
 
@@ -252,6 +256,10 @@ def _after(tensors: list, others: list) -> list:
     number = jnp.ravel(others[0])[0]
     zero = jnp.where(number == number, 0.0, jnp.nan)
     return [tensor + zero.astype(tensor.dtype) for tensor in tensors]
+
+
+def quick_step(model: keras.Model, objective) -> None:
+    """Return None: Keras compiles it anyway."""
 
 
 def training_step(model: keras.Model, objective, micro_batches: int, radius: float):

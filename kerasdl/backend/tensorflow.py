@@ -177,6 +177,10 @@ def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
     return list(outputs_of(*(tensors[i] for i in places))), after
 
 
+def quick_step(model: keras.Model, objective) -> None:
+    """Return None: Keras makes a graph of it anyway."""
+
+
 def training_step(model: keras.Model, objective, micro_batches: int, radius: float):
     """Make a training step that adds up gradients, perhaps at the worst point nearby.
 
@@ -277,6 +281,10 @@ def dense(gradient):
 
 def check_attention(dtype: str) -> None:
     """Refuse nothing: TensorFlow computes attention in every floating-point type."""
+
+
+def fused(layer, inputs, training=None) -> None:
+    """Return None: TensorFlow fuses what Keras calls."""
 
 
 def recurrent(layer, sequences, initial_state, mask, training) -> None:

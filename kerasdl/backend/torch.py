@@ -14,6 +14,9 @@ import keras
 import numpy as np
 import torch
 
+from kerasdl.backend.torch_images import fused as fused
+from kerasdl.backend.torch_steps import quick_step as quick_step
+
 # What cuBLAS needs to be deterministic, read when it is first used.
 CUBLAS, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 

@@ -10,6 +10,7 @@ from kerasdl.layers.augment import (
     RandomRotation,
     RandomShift,
 )
+from kerasdl.layers.images import BatchNormalization, Conv2D, MaxPooling2D
 from kerasdl.layers.recurrent import GRU, LSTM
 from kerasdl.layers.table import Standardize
 from kerasdl.layers.text import Blend, NgramBag, WordDropout
@@ -26,10 +27,13 @@ __all__ = [
     "GRU",
     "LSTM",
     "AdaptiveAveragePooling",
+    "BatchNormalization",
     "Blend",
     "ClassToken",
     "ColorJitter",
+    "Conv2D",
     "GridPositions",
+    "MaxPooling2D",
     "MixImages",
     "NgramBag",
     "PositionEmbedding",

@@ -11,7 +11,7 @@ from kerasdl.checks import (
     check_rates,
     check_sequences,
 )
-from kerasdl.layers import AdaptiveAveragePooling
+from kerasdl.layers import AdaptiveAveragePooling, Conv2D, MaxPooling2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # variant: channels of the five convolutions, groups of those in GROUPED; Krizhevsky
@@ -100,7 +100,7 @@ def alexnet(
             )
         x = layers.ReLU(name=f"{stage}_relu")(x)
         if i in POOLED:
-            x = layers.MaxPooling2D(3, 2, name=f"{stage}_pool")(x)
+            x = MaxPooling2D(3, 2, name=f"{stage}_pool")(x)
     x = AdaptiveAveragePooling(POOLED_SIZE, name="pool")(x)
     logits = classify_flat(x, num_classes, hidden_units=hidden_units, dropout=dropout)
 
@@ -111,6 +111,4 @@ def alexnet(
 def _stem(x, filters, kernel_size, *, name):
     """Convolve with stride 4; two pixels of padding make 55 positions out of 224."""
     x = layers.ZeroPadding2D(2, name=f"{name}_pad")(x)
-    return layers.Conv2D(
-        filters, kernel_size, 4, kernel_initializer="he_normal", name=name
-    )(x)
+    return Conv2D(filters, kernel_size, 4, kernel_initializer="he_normal", name=name)(x)

@@ -12,7 +12,7 @@ from kerasdl.checks import (
     check_sizes,
 )
 from kerasdl.initializers import HeNormal
-from kerasdl.layers import AdaptiveAveragePooling
+from kerasdl.layers import AdaptiveAveragePooling, MaxPooling2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Fields along each axis of what the hidden layers see; smaller maps stay as they are.
@@ -89,7 +89,7 @@ def cnn(
             x = conv(x, size, kernel_size, bias=True, name=f"stage{i}_conv{j}")
             x = batch_norm(x, name=f"stage{i}_norm{j}")
             x = layers.ReLU(name=f"stage{i}_relu{j}")(x)
-        x = layers.MaxPooling2D(2, name=f"stage{i}_pool")(x)
+        x = MaxPooling2D(2, name=f"stage{i}_pool")(x)
     if not hidden_units:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     else:

@@ -12,6 +12,7 @@ from kerasdl.checks import (
     check_sequences,
     check_sizes,
 )
+from kerasdl.layers import MaxPooling2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # variant: (units per stage, growth rate, bottlenecks and compression, large stem);
@@ -127,7 +128,7 @@ def _large_stem(image, width):
     x = layers.ReLU(name="stem_relu")(x)
     # Zeros never win: nothing is below them after ReLU.
     x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    return layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    return MaxPooling2D(3, strides=2, name="stem_pool")(x)
 
 
 def _unit(x, growth_rate, *, bottleneck, dropout, name):

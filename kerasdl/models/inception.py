@@ -5,7 +5,7 @@ from keras import layers
 
 from kerasdl.blocks import classify, conv, image_input
 from kerasdl.checks import check_classes, check_image, check_rates
-from kerasdl.layers import AdaptiveAveragePooling
+from kerasdl.layers import AdaptiveAveragePooling, MaxPooling2D
 from kerasdl.tasks import AuxiliaryModel, Optimizer, Rate, compile_classifier
 
 # Of each module: channels of the 1x1 convolution; of the 3x3 one, reduced and in full;
@@ -116,7 +116,7 @@ def _module(x, single, triple, quintuple, pooled, *, name):
         scale = f"{kernel_size}x{kernel_size}"
         y = _conv(x, reduced, 1, name=f"{name}_reduce{scale}")
         branches.append(_conv(y, filters, kernel_size, name=f"{name}_conv{scale}"))
-    y = layers.MaxPooling2D(3, 1, "same", name=f"{name}_pool")(x)
+    y = MaxPooling2D(3, 1, "same", name=f"{name}_pool")(x)
     branches.append(_conv(y, pooled, 1, name=f"{name}_project"))
     return layers.Concatenate(name=f"{name}_concat")(branches)
 
@@ -156,4 +156,4 @@ def _halve(x, *, name):
     missing = tuple(max(3 - size, (3 - size) % 2) for size in x.shape[1:3])
     if any(missing):
         x = layers.ZeroPadding2D(tuple((0, n) for n in missing), name=f"{name}_pad")(x)
-    return layers.MaxPooling2D(3, 2, name=name)(x)
+    return MaxPooling2D(3, 2, name=name)(x)

@@ -5,6 +5,7 @@ from keras import layers, ops
 
 from kerasdl.blocks import image_input
 from kerasdl.checks import check_activation, check_classes, check_image
+from kerasdl.layers import Conv2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Two 5x5 convolutions and two halvings leave nothing of a smaller image.
@@ -67,12 +68,12 @@ def lenet5(
     check_activation(activation)
 
     image = image_input(input_shape)
-    x = layers.Conv2D(6, 5, activation=activation, name="stage1_conv")(image)
+    x = Conv2D(6, 5, activation=activation, name="stage1_conv")(image)
     x = layers.AveragePooling2D(2, name="stage1_pool")(x)
     if partial:
         x = _partial_conv(x, activation, name="stage2_conv")
     else:
-        x = layers.Conv2D(16, 5, activation=activation, name="stage2_conv")(x)
+        x = Conv2D(16, 5, activation=activation, name="stage2_conv")(x)
     x = layers.AveragePooling2D(2, name="stage2_pool")(x)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(120, activation=activation, name="dense1")(x)
@@ -86,7 +87,7 @@ def lenet5(
 def _partial_conv(x, activation, *, name):
     """Compute each map by a convolution of its own, of the maps it is connected to."""
     maps = [
-        layers.Conv2D(1, 5, activation=activation, name=f"{name}_map{i}")(
+        Conv2D(1, 5, activation=activation, name=f"{name}_map{i}")(
             ops.take(x, list(seen), axis=-1)
         )
         for i, seen in enumerate(CONNECTIONS, start=1)

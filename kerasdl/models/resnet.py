@@ -11,7 +11,7 @@ from kerasdl.checks import (
     check_rates,
     check_sizes,
 )
-from kerasdl.layers import StochasticDepth
+from kerasdl.layers import MaxPooling2D, StochasticDepth
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Units of each stage, and whether they are bottlenecks: Table 1 of the paper.
@@ -161,7 +161,7 @@ def _stem(image, width, stem):
         return x
     # After ReLU a padding of zeros is never above the maximum.
     x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    return layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+    return MaxPooling2D(3, 2, name="stem_pool")(x)
 
 
 def _convolutions(width, strides, bottleneck, *, early):

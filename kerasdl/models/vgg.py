@@ -12,7 +12,7 @@ from kerasdl.checks import (
     check_sequences,
     check_sizes,
 )
-from kerasdl.layers import AdaptiveAveragePooling
+from kerasdl.layers import AdaptiveAveragePooling, MaxPooling2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # variant: convolutions in each stage; Table 1 of the paper, columns A, B, D and E.
@@ -96,7 +96,7 @@ def vgg(
             if normalize:
                 x = batch_norm(x, name=f"stage{i}_norm{j}")
             x = layers.ReLU(name=f"stage{i}_relu{j}")(x)
-        x = layers.MaxPooling2D(2, name=f"stage{i}_pool")(x)
+        x = MaxPooling2D(2, name=f"stage{i}_pool")(x)
     x = AdaptiveAveragePooling(POOLED_SIZE, name="pool")(x)
     logits = classify_flat(x, num_classes, hidden_units=hidden_units, dropout=dropout)
 

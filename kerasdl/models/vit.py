@@ -14,7 +14,14 @@ from kerasdl.checks import (
     check_sizes,
 )
 from kerasdl.initializers import TruncatedNormal
-from kerasdl.layers import ClassToken, GridPositions, SelfAttention, StochasticDepth
+from kerasdl.layers import (
+    ClassToken,
+    Conv2D,
+    GridPositions,
+    MaxPooling2D,
+    SelfAttention,
+    StochasticDepth,
+)
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 POOLINGS = ("token", "mean", "sequence")
@@ -193,7 +200,7 @@ def _check_grid(input_shape, patch_size):
 
 
 def _patches(image, form):
-    return layers.Conv2D(
+    return Conv2D(
         form.width,
         form.patch_size,
         form.patch_size,
@@ -210,7 +217,7 @@ def _convolve(x, form):
         x = layers.ReLU(name=f"tokenizer_relu{i}")(x)
         # After ReLU a padding of zeros is never above the maximum.
         x = layers.ZeroPadding2D(1, name=f"tokenizer_pad{i}")(x)
-        x = layers.MaxPooling2D(3, 2, name=f"tokenizer_pool{i}")(x)
+        x = MaxPooling2D(3, 2, name=f"tokenizer_pool{i}")(x)
     return x
 
 

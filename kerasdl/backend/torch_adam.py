@@ -1,0 +1,87 @@
+"""The update of Keras's Adam in one kernel of PyTorch, in place of twenty."""
+
+import keras
+import torch
+
+# What the fused kernel lacks.
+UNFUSED = (
+    *("amsgrad", "clipnorm", "clipvalue", "global_clipnorm", "use_ema"),
+    *("loss_scale_factor", "gradient_accumulation_steps"),
+)
+
+
+class FusedAdam:
+    """The update of Keras's Adam or AdamW in one kernel of PyTorch.
+
+    Args:
+        optimizer: The optimizer, built.
+        variables: The weights, in its order.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer, variables):
+        self.optimizer = optimizer
+        slots = {variable.name: variable for variable in optimizer.variables}
+        groups = {}
+        for place, variable in enumerate(variables):
+            name = variable.path.replace("/", "_")
+            changed = variable, slots[f"{name}_momentum"], slots[f"{name}_velocity"]
+            decay = optimizer.weight_decay or 0.0
+            if decay and not optimizer._use_weight_decay(variable):
+                decay = 0.0
+            # Keras assigns in place: the tensors stay those of the variables.
+            tensors = [changed_one.value.detach() for changed_one in changed]
+            groups.setdefault(decay, []).append((place, *tensors))
+        self.groups = groups
+        self.iterations = optimizer.iterations.value
+
+    @classmethod
+    def of(cls, optimizer, variables) -> "FusedAdam | None":
+        """Return the update for an optimizer, `None` where Keras's own must do it."""
+        kind, slots = type(optimizer), optimizer.variables
+        is_plain = (
+            len({slot.name for slot in slots}) == len(slots)
+            and kind.__module__.startswith("keras.")
+            and kind.__name__ in ("Adam", "AdamW")
+            and not any(getattr(optimizer, name) for name in UNFUSED)
+        )
+        if is_plain and all(map(_is_plain, variables)):
+            return cls(optimizer, variables)
+        return None
+
+    def __call__(self, gradients, rate: torch.Tensor) -> None:
+        """Change the weights and the slots.
+
+        Args:
+            gradients: Gradient of each weight, `None` for one that is not used.
+            rate: Learning rate of the step.
+        """
+        optimizer = self.optimizer
+        count = self.iterations.to(torch.float32)
+        # Keras adds epsilon before it corrects the bias of the velocity.
+        epsilon = optimizer.epsilon / (1 - optimizer.beta_2 ** float(count)) ** 0.5
+        for decay, entries in self.groups.items():
+            used = [e for e in entries if gradients[e[0]] is not None]
+            if not used:
+                continue
+            places, weights, momenta, velocities = zip(*used, strict=True)
+            torch._fused_adamw_(
+                weights,
+                [gradients[place] for place in places],
+                momenta,
+                velocities,
+                [],
+                [count] * len(used),
+                lr=rate,
+                beta1=optimizer.beta_1,
+                beta2=optimizer.beta_2,
+                weight_decay=decay,
+                eps=epsilon,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+def _is_plain(variable) -> bool:
+    value = variable.value
+    is_float = value.dtype == torch.float32 and value.device.type == "cpu"
+    return is_float and variable.constraint is None

@@ -1,0 +1,102 @@
+"""Layers of images through PyTorch's own kernels, in the layout that Keras has.
+
+Keras copies images twice at each convolution and pooling, from channels last to first
+and back, and composes batch norms from a dozen operations. PyTorch reads channels last
+as it is, and has one kernel for a norm.
+"""
+
+import keras
+import torch
+from torch.nn import functional
+
+CHANNELS_FIRST, CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def fused(layer, inputs, training=None) -> torch.Tensor | None:
+    """Compute what a layer returns before its activation.
+
+    Args:
+        layer: A built `Conv2D`, `MaxPooling2D` or `BatchNormalization` of Keras.
+        inputs: Tensor with the channels in its last axis.
+        training: Whether a norm has its statistics from the batch.
+
+    Returns:
+        The outputs; `None` where Keras must compute them.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return _batch_norm(layer, inputs, training)
+    if isinstance(layer, keras.layers.MaxPooling2D):
+        return _max_pooling(layer, inputs)
+    return _convolution(layer, inputs)
+
+
+def _convolution(layer, inputs):
+    padding = _padding(layer, inputs, layer.kernel_size, layer.dilation_rate)
+    if padding is None:
+        return None
+    kernel = keras.ops.convert_to_tensor(layer.kernel).permute(3, 2, 0, 1)
+    bias = keras.ops.convert_to_tensor(layer.bias) if layer.use_bias else None
+    outputs = functional.conv2d(
+        inputs.permute(CHANNELS_FIRST),
+        kernel.contiguous(memory_format=torch.channels_last),
+        bias,
+        layer.strides,
+        padding,
+        layer.dilation_rate,
+        layer.groups,
+    )
+    return outputs.permute(CHANNELS_LAST)
+
+
+def _max_pooling(layer, inputs):
+    padding = _padding(layer, inputs, layer.pool_size)
+    if padding is None or inputs.is_meta:
+        return None
+    outputs = functional.max_pool2d(
+        inputs.permute(CHANNELS_FIRST), layer.pool_size, layer.strides, padding
+    )
+    return outputs.permute(CHANNELS_LAST)
+
+
+def _padding(layer, inputs, sizes, dilations=(1, 1)) -> list[int] | None:
+    """Return what a layer adds on each side of height and width, if it is the same."""
+    if layer.data_format != "channels_last":
+        return None
+    if layer.padding == "valid":
+        return [0, 0]
+    totals = []
+    for axis in range(2):
+        length, stride = inputs.shape[1 + axis], layer.strides[axis]
+        reach = (sizes[axis] - 1) * dilations[axis] + 1
+        totals.append(max((-(-length // stride) - 1) * stride + reach - length, 0))
+    return None if any(total % 2 for total in totals) else [t // 2 for t in totals]
+
+
+def _batch_norm(layer, inputs, training):
+    is_last = layer.axis in (-1, inputs.ndim - 1)
+    is_float16 = inputs.dtype == torch.float16
+    is_shared = "_moments" in vars(layer)  # by several processes
+    if not is_last or layer.renorm or is_float16 or is_shared:
+        return None
+    scale = layer.gamma.value if layer.scale else None
+    offset = layer.beta.value if layer.center else None
+    channels_first = inputs.movedim(-1, 1)
+    if not (training and layer.trainable):
+        statistics = layer.moving_mean.value, layer.moving_variance.value
+        outputs = functional.batch_norm(
+            channels_first, *statistics, scale, offset, eps=layer.epsilon
+        )
+        return outputs.movedim(1, -1)
+    # Not of PyTorch the moving statistics: their variance is that of n - 1.
+    outputs, mean, deviation = torch.native_batch_norm(
+        channels_first, scale, offset, None, None,
+        training=True, momentum=0.0, eps=layer.epsilon,
+    )  # fmt: skip
+    with torch.no_grad():
+        variance = deviation.pow(-2) - layer.epsilon
+        for moving, now in (
+            (layer.moving_mean, mean),
+            (layer.moving_variance, variance),
+        ):
+            moving.assign(moving * layer.momentum + now * (1.0 - layer.momentum))
+    return outputs.movedim(1, -1)

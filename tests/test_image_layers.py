@@ -1,0 +1,69 @@
+"""The fused layers of images are Keras's own: outputs, gradients, statistics."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kerasdl.layers import BatchNormalization, Conv2D, MaxPooling2D
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="fused on PyTorch alone"
+)
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(1, 2, size=(3, 9, 8, 4)).astype("float32")
+CASES = {
+    "conv": (Conv2D, {"filters": 6, "kernel_size": 3, "activation": "relu"}),
+    "same": (Conv2D, {"filters": 6, "kernel_size": (3, 5), "padding": "same"}),
+    "strides": (Conv2D, {"filters": 6, "kernel_size": 2, "strides": 2}),
+    "uneven": (Conv2D, {"filters": 6, "kernel_size": 4, "padding": "same"}),
+    "groups": (Conv2D, {"filters": 6, "kernel_size": 1, "groups": 2}),
+    "dilation": (Conv2D, {"filters": 6, "kernel_size": 3, "dilation_rate": 2}),
+    "pool": (MaxPooling2D, {"pool_size": 3, "strides": 2}),
+    "same pool": (MaxPooling2D, {"pool_size": 3, "strides": 1, "padding": "same"}),
+    "norm": (BatchNormalization, {}),
+    "plain norm": (BatchNormalization, {"scale": False, "center": False}),
+    "frozen norm": (BatchNormalization, {"trainable": False}),
+    "other axis": (BatchNormalization, {"axis": 1}),
+    "renorm": (BatchNormalization, {"renorm": True}),
+}
+
+
+def after_a_step(kind, options, dtype):
+    """Return outputs before and after a step, and all weights after it."""
+    image = keras.Input(IMAGES.shape[1:])
+    # The weights of this one have gradients through the inputs of the layer.
+    outputs = kind(**options, dtype=dtype)(keras.layers.Dense(4)(image))
+    model = keras.Model(image, outputs)
+    random = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(random.uniform(0.5, 1.5, weight.shape))
+    before = ops.convert_to_numpy(model(IMAGES, training=False))
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.train_on_batch(IMAGES, random.normal(size=before.shape))
+    after = ops.convert_to_numpy(model(IMAGES, training=False))
+    values = [before, after, *map(ops.convert_to_numpy, model.weights)]
+    return [value.astype("float32") for value in values]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_fused_layer_is_that_of_keras(name, dtype):
+    kind, options = CASES[name]
+    found = after_a_step(kind, options, dtype)
+    expected = after_a_step(kind.__base__, options, dtype)
+    margin = 1e-4 if dtype == "float32" else 0.05
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=margin, atol=margin)
+
+
+def test_the_kernels_are_taken(monkeypatch):
+    def kerass_own(*_, **__):
+        raise AssertionError
+
+    for kind, options in (CASES["conv"], CASES["pool"], CASES["norm"]):
+        monkeypatch.setattr(kind.__base__, "call", kerass_own)
+        layer = kind(**options)
+        layer.build(IMAGES.shape)
+        layer(IMAGES)

@@ -1,0 +1,114 @@
+"""Steps with little Python: the same training, and where they step aside."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kerasdl import backend
+from kerasdl.optimizers import make_optimizer
+from kerasdl.schedules import learning_rate_schedule
+from kerasdl.steps import quick_steps, set_training_step
+from kerasdl.tasks import compile_classifier
+
+ON_TORCH = keras.backend.backend() == "torch"
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(44, 6, 6, 3)).astype("float32")
+LABELS = RANDOM.integers(0, 3, 44)
+
+
+class Noisy(layers.Layer):
+    """Draw noise from the generator that all of Keras shares."""
+
+    def call(self, x, training=False):
+        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+def model(optimizer="adamw", *, noisy=False, dropout=0.0, **options):
+    backend.set_seed(0)
+    image = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, use_bias=False, kernel_regularizer="l2")(image)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Dropout(dropout)(x)
+    x = Noisy()(x) if noisy else x
+    logits = layers.Dense(3)(layers.Flatten()(x))
+    rate = learning_rate_schedule("cosine", 0.01, 100)
+    optimizer = make_optimizer(optimizer, rate, **options)
+    return compile_classifier(
+        keras.Model(image, logits), optimizer=optimizer, learning_rate=rate
+    )
+
+
+def trained(model, *, quickly, weights=None):
+    backend.set_seed(1)
+    arguments = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+    if quickly:
+        with quick_steps(model):
+            logs = model.fit(IMAGES, LABELS, sample_weight=weights, **arguments)
+        assert "train_step" not in vars(model)
+    else:
+        logs = model.fit(IMAGES, LABELS, sample_weight=weights, **arguments)
+    variables = [*model.variables, *model.optimizer.variables]
+    return [keras.ops.convert_to_numpy(v) for v in variables], logs.history
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """Trace a shape when it comes again; return what became of the traces."""
+    if not ON_TORCH:
+        pytest.skip("of PyTorch")
+    from kerasdl.backend import torch_steps
+
+    found, trace = [], torch_steps._traced
+    monkeypatch.setattr(torch_steps, "SECONDS", 0.0)
+    monkeypatch.setattr(
+        torch_steps, "_traced", lambda *a: found.append(trace(*a)) or found[-1]
+    )
+    return found
+
+
+OPTIMIZERS = {
+    "adamw": {},
+    "adam": {"clip": 0.1},
+    "sgd": {"ema": 0.9},  # whose update stays outside
+    "rmsprop": {},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_quick_training_is_that_of_keras(name):
+    weights = RANDOM.random(44)
+    results = [
+        trained(model(name, **OPTIMIZERS[name]), quickly=quickly, weights=weights)
+        for quickly in (True, False)
+    ]
+    for found, expected in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    for key, values in results[1][1].items():
+        assert results[0][1][key] == pytest.approx(values, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_replay_is_the_step_bit_for_bit(name, traces, monkeypatch):
+    from kerasdl.backend import torch_steps
+
+    found, _ = trained(model(name, dropout=0.2, **OPTIMIZERS[name]), quickly=True)
+    assert traces[0] is not None
+    assert len(traces) == 2  # that of the smaller last batch, too
+    monkeypatch.setattr(torch_steps, "SECONDS", 1e9)
+    expected, _ = trained(model(name, dropout=0.2, **OPTIMIZERS[name]), quickly=True)
+    assert all(map(np.array_equal, found, expected))
+
+
+def test_what_draws_outside_its_variables_is_not_replayed(traces):
+    found, _ = trained(model(noisy=True), quickly=True)
+    assert traces == [None, None]
+    assert all(np.isfinite(value).all() for value in found)
+
+
+def test_a_step_of_another_kind_is_left_alone():
+    split = model()
+    set_training_step(split, micro_batches=2)
+    step = split.train_step
+    with quick_steps(split):
+        assert split.train_step is step
