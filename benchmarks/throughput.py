@@ -1,6 +1,6 @@
 """Examples per second of kerasdl's training beside loops in the raw frameworks.
 
-    python benchmarks/throughput.py --workloads mlp resnet20 --seconds 3
+    python benchmarks/throughput.py --workloads mlp resnet20 --rounds 7
     python benchmarks/throughput.py --quick
     python benchmarks/throughput.py --table
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of an epoch")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of an epoch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="does the script run?")
     parser.add_argument("--table", action="store_true")

@@ -74,7 +74,7 @@ WORKLOADS = {
         "mlp",
         {"hidden": (256, 256)},
         partial(networks.mlp, hidden=(256, 256), classes=10),
-        *((784,), 10, 128, 60_000),
+        *((784,), 10, 128, 300_000),
     ),
     "resnet20": Workload(
         "resnet",

@@ -57,12 +57,14 @@ def traces(monkeypatch):
     """Trace a shape when it comes again; return what became of the traces."""
     if not ON_TORCH:
         pytest.skip("of PyTorch")
-    from kerasdl.backend import torch_steps
+    from kerasdl.backend import torch_traces
 
-    found, trace = [], torch_steps._traced
-    monkeypatch.setattr(torch_steps, "SECONDS", 0.0)
+    found, trace = [], torch_traces.Replayed._trace
+    monkeypatch.setattr(torch_traces, "SECONDS", 0.0)
     monkeypatch.setattr(
-        torch_steps, "_traced", lambda *a: found.append(trace(*a)) or found[-1]
+        torch_traces.Replayed,
+        "_trace",
+        lambda *a: found.append(trace(*a)) or found[-1],
     )
     return found
 
@@ -90,12 +92,12 @@ def test_a_quick_training_is_that_of_keras(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_replay_is_the_step_bit_for_bit(name, traces, monkeypatch):
-    from kerasdl.backend import torch_steps
+    from kerasdl.backend import torch_traces
 
     found, _ = trained(model(name, dropout=0.2, **OPTIMIZERS[name]), quickly=True)
     assert traces[0] is not None
     assert len(traces) == 2  # that of the smaller last batch, too
-    monkeypatch.setattr(torch_steps, "SECONDS", 1e9)
+    monkeypatch.setattr(torch_traces, "SECONDS", 1e9)
     expected, _ = trained(model(name, dropout=0.2, **OPTIMIZERS[name]), quickly=True)
     assert all(map(np.array_equal, found, expected))
 
@@ -112,3 +114,27 @@ def test_a_step_of_another_kind_is_left_alone():
     step = split.train_step
     with quick_steps(split):
         assert split.train_step is step
+
+
+def test_inference_is_replayed_and_sees_new_weights(traces):
+    network = model(dropout=0.2)
+    forward = backend.forward(network)
+    expected = [forward(IMAGES)]
+    found = [forward(IMAGES) for _ in range(2)]
+    assert len(traces) == 1
+    assert traces[0] is not None
+    for weight in network.trainable_variables:
+        weight.assign(weight * 1.5)
+    found.append(forward(IMAGES))
+    expected += [expected[0], backend.forward(network)(IMAGES)]
+    assert all(map(np.array_equal, found, expected))
+    assert not np.array_equal(found[0], found[-1])
+
+
+def test_texts_of_many_lengths_are_not_all_traced(traces):
+    tokens = keras.Input((None,), dtype="int32")
+    network = keras.Model(tokens, layers.Embedding(9, 4)(tokens))
+    forward = backend.forward(network)
+    for length in (*range(1, 9), *range(1, 9)):
+        assert forward(np.ones((2, length), "int32")).shape == (2, length, 4)
+    assert len(traces) == 4

@@ -9,10 +9,15 @@ EPSILON, NORM_EPSILON, MOMENTUM = 1e-6, 1e-5, 0.1
 
 
 class Operations:
-    """What the networks are made of; images are `(batch, channels, h, w)`."""
+    """What the networks are made of; images are `(batch, channels, h, w)`.
+
+    Attributes:
+        training: Whether batch norms have their statistics from the batch.
+    """
 
     def __init__(self):
         self.weights, self.modules = {}, {}
+        self.training = True
 
     def weight(self, name, *shape, mean=0.0, deviation=None):
         """Return a weight, made on the first pass."""
@@ -60,7 +65,7 @@ class Operations:
             *self.modules[name],
             scale,
             self.bias(name, count),
-            True,  # noqa: FBT003 - as torch has it
+            self.training,
             MOMENTUM,
             NORM_EPSILON,
         )
@@ -188,3 +193,21 @@ def _loop(apply, optimizer, x, y):
         return loss.item()
 
     return run
+
+
+def make_forward(network, x):
+    """Return a function of NumPy inputs to logits, in inference mode.
+
+    Args:
+        network: As of `make`.
+        x: Inputs of any number.
+    """
+    o = Operations()
+
+    def forward(x):
+        with torch.inference_mode():
+            return network(o, _layout(torch.from_numpy(x))).numpy()
+
+    forward(x)  # makes the weights
+    o.training = False
+    return forward

@@ -135,18 +135,16 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
         Function from the model's inputs (an array, or a dict or tuple of arrays) to its
         float32 output as a NumPy array.
     """
+    variables = model.variables  # a walk over all layers
 
     @jax.jit
-    def apply(trainable, non_trainable, inputs):
-        outputs, _ = model.stateless_call(
-            trainable, non_trainable, inputs, training=False
-        )
-        return outputs
+    def apply(values, inputs):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return model(inputs, training=False)
 
     def call(inputs):
-        trainable = [variable.value for variable in model.trainable_variables]
-        fixed = [variable.value for variable in model.non_trainable_variables]
-        return np.asarray(apply(trainable, fixed, inputs), dtype="float32")
+        values = [variable.value for variable in variables]
+        return np.asarray(apply(values, inputs), dtype="float32")
 
     return call
 

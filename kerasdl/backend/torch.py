@@ -16,6 +16,7 @@ import torch
 
 from kerasdl.backend.torch_images import fused as fused
 from kerasdl.backend.torch_steps import quick_step as quick_step
+from kerasdl.backend.torch_traces import Replayed
 
 # What cuBLAS needs to be deterministic, read when it is first used.
 CUBLAS, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
@@ -119,10 +120,16 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
         float32 output as a NumPy array.
     """
 
-    def call(inputs):
+    def compute(inputs):
         # Not inference_mode: what a layer keeps from it can never be trained through.
         with torch.no_grad():
-            return model(inputs, training=False).float().numpy(force=True)
+            return model(inputs, training=False).float()
+
+    replayed = Replayed(compute, model.variables)
+
+    def call(inputs):
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+        return replayed(inputs).numpy(force=True)
 
     return call
 

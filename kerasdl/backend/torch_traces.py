@@ -1,0 +1,181 @@
+"""What a function calls of PyTorch, recorded once and then replayed without Keras.
+
+Every layer, loss, metric and schedule of Keras costs Python and, on PyTorch, many small
+tensors; in a small model that is most of a step. It is the same calls each time, so
+they are recorded once for each shape of a batch and then replayed: the numbers stay the
+same, bit for bit.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+# A shape is traced once its calls have taken so long: a trace takes a second or two.
+SECONDS = 4.0
+# Texts of many lengths would be traced for each.
+MOST_SHAPES = 4
+# A trace holds three copies of the variables; a step of more is no small one.
+MOST_BYTES = 256e6
+
+
+class Replayed:
+    """A function of Keras that is replayed once it has taken a while.
+
+    Args:
+        compute: Function of a batch; what it returns may be nested and hold `None`.
+        variables: All variables that it reads or assigns.
+        trained: Those of them that it takes gradients of.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Any], Any],
+        variables: Sequence[keras.Variable],
+        trained: Sequence[keras.Variable] = (),
+    ):
+        self.compute = compute
+        self.variables = list(
+            {id(variable): variable for variable in variables}.values()
+        )
+        self.trained = {id(variable) for variable in trained}
+        self.seconds, self.traced = defaultdict(float), {}
+        values = [variable.value for variable in self.variables]
+        # On GPUs this has not been proven.
+        self.may_trace = sum(value.nbytes for value in values) <= MOST_BYTES and all(
+            value.device.type == "cpu" for value in values
+        )
+
+    def __call__(self, data):
+        """Return what the function returns for a batch of tensors."""
+        start = time.perf_counter()
+        leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if self.seconds[shapes] > SECONDS and self._is_new(shapes):
+            self.traced[shapes] = self._trace(data)
+        found = (self.traced.get(shapes) or self.compute)(data)
+        self.seconds[shapes] += time.perf_counter() - start
+        return found
+
+    def _is_new(self, shapes) -> bool:
+        is_new = shapes not in self.traced and len(self.traced) < MOST_SHAPES
+        return self.may_trace and is_new
+
+    def _trace(self, data) -> Callable | None:
+        """Record the calls; return `None` where a replay would not be the same.
+
+        That it gives exactly what the function itself gives is tried on copies.
+        """
+        values = [variable.value.detach() for variable in self.variables]
+        flat = _Flat(self.compute, self.variables, self.trained, data)
+        leaves = keras.tree.flatten(data)
+        state = torch.get_rng_state()
+
+        def on_copies(function):
+            torch.set_rng_state(state)
+            copies = [value.clone() for value in values]
+            return [*function(*copies, *leaves), *copies]
+
+        try:
+            module = make_fx(flat)(*(value.clone() for value in values), *leaves)
+            _simplify(module)
+            pairs = zip(on_copies(flat), on_copies(module), strict=True)
+            is_same = all(torch.equal(one, other) for one, other in pairs)
+        except RuntimeError:  # what the function calls depends on numbers
+            return None
+        finally:
+            torch.set_rng_state(state)
+
+        def replay(data):
+            with torch.no_grad():
+                return flat.nested(module(*values, *keras.tree.flatten(data)))
+
+        return replay if is_same else None
+
+
+class _Flat:
+    """A function as one of tensors to tensors, which changes those of the variables.
+
+    Args:
+        compute: The function.
+        variables: What it reads and assigns.
+        trained: Identities of those that it takes gradients of.
+        data: A batch, for its structure.
+    """
+
+    def __init__(self, compute, variables, trained, data):
+        self.compute = compute
+        self.variables = variables
+        self.trained = trained
+        self.data = data
+
+    def __call__(self, *tensors):
+        """Return what the function returns as one list, what is `None` left out."""
+        count = len(self.variables)
+        given, leaves = tensors[:count], tensors[count:]
+        held = [
+            value.detach().requires_grad_(id(variable) in self.trained)
+            for variable, value in zip(self.variables, given, strict=True)
+        ]
+        mapping = list(zip(self.variables, held, strict=True))
+        with keras.StatelessScope(mapping) as scope, torch.enable_grad():
+            found = self.compute(keras.tree.pack_sequence_as(self.data, leaves))
+            after = [scope.get_current_value(variable) for variable in self.variables]
+        with torch.no_grad():
+            for value, before, now in zip(given, held, after, strict=True):
+                if now is not before:
+                    value.copy_(now)
+        self.structure = keras.tree.map_structure(lambda leaf: leaf is not None, found)
+        return [leaf for leaf in keras.tree.flatten(found) if leaf is not None]
+
+    def nested(self, tensors: list):
+        """Return such a list in the structure of what the function returns."""
+        tensors = iter(tensors)
+        leaves = [
+            next(tensors) if is_there else None
+            for is_there in keras.tree.flatten(self.structure)
+        ]
+        return keras.tree.pack_sequence_as(self.structure, leaves)
+
+
+def _simplify(module: torch.fx.GraphModule) -> None:
+    """Leave out what changes nothing, and compute once what is always the same."""
+    graph, known = module.graph, {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(module, node.target)
+        elif node.op != "call_function":
+            continue
+        elif node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+        elif _is_pure(node) and known.keys() >= set(node.all_input_nodes):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.get)
+            value = node.target(*args, **kwargs)
+            if isinstance(value, torch.Tensor):
+                name = f"known{len(known)}"
+                module.register_buffer(name, value)
+                with graph.inserting_before(node):
+                    constant = graph.get_attr(name)
+                known[constant] = value
+                node.replace_all_uses_with(constant)
+    graph.eliminate_dead_code()
+    # Arguments and results are flat lists as they are.
+    graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+
+
+def _is_pure(node: torch.fx.Node) -> bool:
+    """Say whether a call draws no numbers, and nothing is written to its result."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    is_random = torch.Tag.nondeterministic_seeded in node.target.tags
+    return not (is_random or any(map(_writes, (node, *node.users))))
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    is_call = isinstance(node.target, torch._ops.OpOverload)
+    return is_call and node.target._schema.is_mutable
