@@ -84,7 +84,7 @@ def _sooner(chosen: Speed, others: Sequence[Speed]) -> str:
         return ""
     most = max(turns)
     return (
-        f" Up to about {float(f'{most:.1g}'):,.0f} examples in all, epochs times"
+        f" Up to about {float(f'{most:.2g}'):,.0f} examples in all, epochs times"
         f" examples, {_named(turns[most])} is done first: it starts"
         f" {chosen.start_up - turns[most].start_up:.0f} s sooner."
     )

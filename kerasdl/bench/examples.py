@@ -20,7 +20,7 @@ NGRAMS_PER_TOKEN, NGRAMS = 2, 560_000
 VOCABULARY_SIZE, MOST_TOKENS = 30_000, 400  # as of `TextEncoder` itself
 # Of Fashion-MNIST's images, which are also the default data.
 ARRAY_SHAPE, CHANNELS, CLASSES = (28, 28, 1), 3, 10
-NUMBERS, CATEGORIES, VALUES = 16, 4, 5
+NUMBERS, CATEGORIES, VALUES = 16, 4, tuple("abcde")
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,11 @@ def random_examples(recipe: Recipe, count: int) -> tuple[Encoder, dict, Labelled
         examples = _table(random, count)
         encoder, inputs = RowEncoder.fit_encode(examples)
     labels = random.integers(0, classes, count)
-    return encoder, inputs, Labelled("random", examples, labels, _names(classes))
+    names = tuple(map(str, range(classes)))
+    return encoder, inputs, Labelled("random", examples, labels, names)
 
 
 def _table(random, count: int) -> Columns:
     numbers = {f"x{i}": random.normal(size=count) for i in range(NUMBERS)}
-    values = random.integers(0, VALUES, (CATEGORIES, count)).astype(str)
+    values = random.choice(VALUES, (CATEGORIES, count))
     return Columns.of({**numbers, **{f"c{i}": row for i, row in enumerate(values)}})
-
-
-def _names(classes: int) -> tuple[str, ...]:
-    return tuple(map(str, range(classes)))
