@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import optree  # Keras's own way through nested structures is a slow one on PyTorch
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -53,11 +54,12 @@ class Replayed:
     def __call__(self, data):
         """Return what the function returns for a batch of tensors."""
         start = time.perf_counter()
-        leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        leaves, structure = optree.tree_flatten(data)
+        shapes = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
         if self.seconds[shapes] > SECONDS and self._is_new(shapes):
-            self.traced[shapes] = self._trace(data)
-        found = (self.traced.get(shapes) or self.compute)(data)
+            self.traced[shapes] = self._trace(leaves, structure)
+        replay = self.traced.get(shapes)
+        found = replay(leaves) if replay else self.compute(data)
         self.seconds[shapes] += time.perf_counter() - start
         return found
 
@@ -65,14 +67,13 @@ class Replayed:
         is_new = shapes not in self.traced and len(self.traced) < MOST_SHAPES
         return self.may_trace and is_new
 
-    def _trace(self, data) -> Callable | None:
+    def _trace(self, leaves: list, structure) -> Callable | None:
         """Record the calls; return `None` where a replay would not be the same.
 
         That it gives exactly what the function itself gives is tried on copies.
         """
         values = [variable.value.detach() for variable in self.variables]
-        flat = _Flat(self.compute, self.variables, self.trained, data)
-        leaves = keras.tree.flatten(data)
+        flat = _Flat(self.compute, self.variables, self.trained, structure)
         state = torch.get_rng_state()
 
         def on_copies(function):
@@ -90,9 +91,10 @@ class Replayed:
         finally:
             torch.set_rng_state(state)
 
-        def replay(data):
+        def replay(leaves):
             with torch.no_grad():
-                return flat.nested(module(*values, *keras.tree.flatten(data)))
+                found = module(*values, *leaves)
+            return optree.tree_unflatten(flat.structure, found)
 
         return replay if is_same else None
 
@@ -104,17 +106,20 @@ class _Flat:
         compute: The function.
         variables: What it reads and assigns.
         trained: Identities of those that it takes gradients of.
-        data: A batch, for its structure.
+        given: Structure of a batch.
+
+    Attributes:
+        structure: That of what the function returns, once it has been called.
     """
 
-    def __init__(self, compute, variables, trained, data):
+    def __init__(self, compute, variables, trained, given):
         self.compute = compute
         self.variables = variables
         self.trained = trained
-        self.data = data
+        self.given = given
 
     def __call__(self, *tensors):
-        """Return what the function returns as one list, what is `None` left out."""
+        """Return the tensors of what the function returns."""
         count = len(self.variables)
         given, leaves = tensors[:count], tensors[count:]
         held = [
@@ -123,23 +128,14 @@ class _Flat:
         ]
         mapping = list(zip(self.variables, held, strict=True))
         with keras.StatelessScope(mapping) as scope, torch.enable_grad():
-            found = self.compute(keras.tree.pack_sequence_as(self.data, leaves))
+            found = self.compute(optree.tree_unflatten(self.given, leaves))
             after = [scope.get_current_value(variable) for variable in self.variables]
         with torch.no_grad():
             for value, before, now in zip(given, held, after, strict=True):
                 if now is not before:
                     value.copy_(now)
-        self.structure = keras.tree.map_structure(lambda leaf: leaf is not None, found)
-        return [leaf for leaf in keras.tree.flatten(found) if leaf is not None]
-
-    def nested(self, tensors: list):
-        """Return such a list in the structure of what the function returns."""
-        tensors = iter(tensors)
-        leaves = [
-            next(tensors) if is_there else None
-            for is_there in keras.tree.flatten(self.structure)
-        ]
-        return keras.tree.pack_sequence_as(self.structure, leaves)
+        found, self.structure = optree.tree_flatten(found)
+        return found
 
 
 def _simplify(module: torch.fx.GraphModule) -> None:
