@@ -20,19 +20,22 @@ from kerasdl.phases import Phases
 from kerasdl.precision import has_bfloat16, precision
 from kerasdl.recipe import Recipe
 
-ROUNDS = 5
-# Steps of the first epochs, in which the model compiles and its speed is guessed, and
-# of every epoch at least.
-PILOT_STEPS, FEWEST_STEPS = 4, 2
+# Epochs that count; of a slow model, once the time is over, these at least.
+ROUNDS, FEWEST_ROUNDS = 5, 3
+# Steps of the first epochs, in which the model compiles, and of every epoch at least.
+# Epochs then grow at most so many times over until they are long enough: how long an
+# epoch takes besides its steps is not known.
+FEWEST_STEPS, GROWTH = 4, 8
 # Bytes that the examples of an epoch may take.
 MOST_BYTES = 2**29
 
 
 class Clock(StopOnSignal):
-    """Note how long each epoch's steps take, in the place of what ends a training."""
+    """Note how long each epoch's steps take; end the training when time is over."""
 
-    def __init__(self):
+    def __init__(self, limit: float):
         super().__init__()
+        self.limit = limit
         self.seconds: list[float] = []
         self.ends: list[float] = []
 
@@ -42,6 +45,11 @@ class Clock(StopOnSignal):
     def on_test_begin(self, logs=None):  # noqa: ARG002, D102
         self.ends.append(time.perf_counter())
         self.seconds.append(self.ends[-1] - self._start)
+
+    def on_epoch_end(self, epoch, logs=None):  # noqa: ARG002, D102
+        counted = self.seconds[1:]
+        if len(counted) >= FEWEST_ROUNDS and sum(counted) > self.limit:
+            self.model.stop_training = True
 
 
 def measure(recipe: Recipe, *, seconds: float, began: float) -> dict:
@@ -68,20 +76,19 @@ def measure(recipe: Recipe, *, seconds: float, began: float) -> dict:
     imported = time.time() - began
     # Of what random examples may be too few for, a step shows nothing.
     recipe = replace(recipe, class_weights=False, word_vectors=0.0, patience=10**6)
-    count = PILOT_STEPS * recipe.batch_size
+    count = FEWEST_STEPS * recipe.batch_size
     encoder, inputs, data = random_examples(recipe, count)
     validation = data.subset(np.arange(min(count, 64)))
     build = kerasdl.BUILDERS[recipe.build]
     start = time.perf_counter()
     with precision(recipe.precision):
         ready = prepare(recipe, build, encoder, inputs, data.labels, (data, validation))
-        pilot = _run(ready, recipe, ready.training, epochs=2)
-        steps = PILOT_STEPS * seconds / ROUNDS / pilot.seconds[1]
-        source = _longer(ready.training, math.ceil(max(steps, FEWEST_STEPS)))
-        clock = _run(ready, recipe, source, epochs=1 + ROUNDS)
-    examples = len(source.targets)
+        pilot = _run(ready, recipe, ready.training, epochs=2, limit=seconds)
+        source = _long_enough(ready, recipe, pilot, seconds / ROUNDS)
+        clock = _run(ready, recipe, source, epochs=1 + ROUNDS, limit=seconds)
     per_step = min(clock.seconds) / source.batches_per_epoch
-    compiled = pilot.ends[0] - start - PILOT_STEPS * per_step
+    compiled = pilot.ends[0] - start - FEWEST_STEPS * per_step
+    examples = len(source.targets)
     return {
         "per_second": [round(examples / spent, 2) for spent in clock.seconds[1:]],
         "start_up": round(imported + max(compiled, 0), 2),
@@ -89,9 +96,24 @@ def measure(recipe: Recipe, *, seconds: float, began: float) -> dict:
     }
 
 
-def _run(ready, recipe: Recipe, source: BatchSource, *, epochs: int) -> Clock:
+def _long_enough(ready, recipe: Recipe, clock: Clock, seconds: float) -> BatchSource:
+    """Return batches of which an epoch takes at least half of so many seconds."""
+    source = ready.training
+    while (spent := clock.seconds[-1]) < seconds / 2:
+        growth = min(seconds / spent, GROWTH)
+        longer = _longer(ready.training, math.ceil(source.batches_per_epoch * growth))
+        if len(longer.targets) <= len(source.targets):
+            break
+        source = longer
+        clock = _run(ready, recipe, source, epochs=2, limit=seconds)
+    return source
+
+
+def _run(
+    ready, recipe: Recipe, source: BatchSource, *, epochs: int, limit: float
+) -> Clock:
     """Train epochs on batches, and return how long they took."""
-    clock = Clock()
+    clock = Clock(limit)
     with tempfile.TemporaryDirectory() as folder, clock:
         phase = Phases(Path(folder), stop=clock).phase("training")
         run_epochs(
@@ -108,7 +130,7 @@ def _longer(source: BatchSource, steps: int) -> BatchSource:
     """Return a source of so many steps, or what memory allows, of the same examples."""
     here = len(source.targets)
     size = sum(_bytes(values) for values in source.inputs.values()) / here
-    most = max(FEWEST_STEPS, int(MOST_BYTES / size / source.batch_size))
+    most = int(MOST_BYTES / size / source.batch_size)
     rows = np.arange(min(steps, most) * source.batch_size) % here
     return BatchSource(
         {name: values.take(rows) for name, values in source.inputs.items()},
