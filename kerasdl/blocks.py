@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from kerasdl.initializers import HeNormal
-from kerasdl.layers import BatchNormalization, Conv2D, WordDropout
+from kerasdl.layers import BatchNormalization, Conv2D, Dense, WordDropout
 
 # Width in words of the convolution before steps are merged.
 MERGED_WIDTH = 5
@@ -123,7 +123,7 @@ def classify(x, num_classes, *, dropout, head="softmax"):
     x = layers.Dropout(dropout, name="dropout")(x)
     # Keras takes no integer of NumPy here, as the labels of a data set give one.
     units = 1 if head == "single" else int(num_classes)
-    return layers.Dense(units, dtype="float32", name="logits")(x)
+    return Dense(units, dtype="float32", name="logits")(x)
 
 
 def classify_flat(x, num_classes, *, hidden_units, dropout):
@@ -142,7 +142,7 @@ def classify_flat(x, num_classes, *, hidden_units, dropout):
     for i, units in enumerate(hidden_units, start=1):
         if i > 1:
             x = layers.Dropout(dropout, name=f"dropout{i - 1}")(x)
-        x = layers.Dense(
+        x = Dense(
             units,
             activation="relu",
             kernel_initializer=HeNormal(),

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import torch
 
-from kerasdl.backend.torch_images import fused as fused
+from kerasdl.backend.torch_layers import fused as fused
 from kerasdl.backend.torch_steps import quick_step as quick_step
 from kerasdl.backend.torch_traces import Replayed
 

@@ -10,7 +10,7 @@ from kerasdl.layers.augment import (
     RandomRotation,
     RandomShift,
 )
-from kerasdl.layers.images import BatchNormalization, Conv2D, MaxPooling2D
+from kerasdl.layers.fused import BatchNormalization, Conv2D, Dense, MaxPooling2D
 from kerasdl.layers.recurrent import GRU, LSTM
 from kerasdl.layers.table import Standardize
 from kerasdl.layers.text import Blend, NgramBag, WordDropout
@@ -32,6 +32,7 @@ __all__ = [
     "ClassToken",
     "ColorJitter",
     "Conv2D",
+    "Dense",
     "GridPositions",
     "MaxPooling2D",
     "MixImages",

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from kerasdl import backend
+from kerasdl.layers.fused import Dense
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
@@ -111,7 +112,7 @@ class SelfAttention(keras.layers.Layer):
         return {**super().get_config(), **config}
 
     def _dense(self, units, **options):
-        return keras.layers.Dense(
+        return Dense(
             units,
             # A copy draws numbers of its own.
             kernel_initializer=self.kernel_initializer.clone(),

@@ -12,7 +12,7 @@ from kerasdl.checks import (
     check_sizes,
 )
 from kerasdl.initializers import HeNormal
-from kerasdl.layers import AdaptiveAveragePooling, MaxPooling2D
+from kerasdl.layers import AdaptiveAveragePooling, Dense, MaxPooling2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Fields along each axis of what the hidden layers see; smaller maps stay as they are.
@@ -97,7 +97,7 @@ def cnn(
         x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(hidden_units, start=1):
         x = layers.Dropout(dropout, name=f"hidden{i}_dropout")(x)
-        x = layers.Dense(
+        x = Dense(
             units,
             use_bias=False,
             kernel_initializer=HeNormal(),

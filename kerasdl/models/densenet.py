@@ -12,7 +12,7 @@ from kerasdl.checks import (
     check_sequences,
     check_sizes,
 )
-from kerasdl.layers import MaxPooling2D
+from kerasdl.layers import Dense, MaxPooling2D
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # variant: (units per stage, growth rate, bottlenecks and compression, large stem);
@@ -107,7 +107,7 @@ def densenet(
             )
     x = layers.ReLU(name="final_relu")(batch_norm(x, name="final_norm"))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(int(num_classes), dtype="float32", name="logits")(x)
+    logits = Dense(int(num_classes), dtype="float32", name="logits")(x)
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)

@@ -5,7 +5,7 @@ from keras import layers
 
 from kerasdl.blocks import classify, conv, image_input
 from kerasdl.checks import check_classes, check_image, check_rates
-from kerasdl.layers import AdaptiveAveragePooling, MaxPooling2D
+from kerasdl.layers import AdaptiveAveragePooling, Dense, MaxPooling2D
 from kerasdl.tasks import AuxiliaryModel, Optimizer, Rate, compile_classifier
 
 # Of each module: channels of the 1x1 convolution; of the 3x3 one, reduced and in full;
@@ -125,14 +125,14 @@ def _auxiliary(x, num_classes, *, dropout, name):
     x = AdaptiveAveragePooling(AUXILIARY_SIZE, name=f"{name}_pool")(x)
     x = _conv(x, AUXILIARY_FILTERS, 1, name=f"{name}_conv")
     x = layers.Flatten(name=f"{name}_flatten")(x)
-    x = layers.Dense(
+    x = Dense(
         AUXILIARY_UNITS,
         activation="relu",
         kernel_initializer="he_normal",
         name=f"{name}_dense",
     )(x)
     x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
-    return layers.Dense(int(num_classes), dtype="float32", name=f"{name}_logits")(x)
+    return Dense(int(num_classes), dtype="float32", name=f"{name}_logits")(x)
 
 
 def _conv(x, filters, kernel_size, *, strides=1, name):

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 from kerasdl.blocks import image_input
 from kerasdl.checks import check_activation, check_classes, check_image
-from kerasdl.layers import Conv2D
+from kerasdl.layers import Conv2D, Dense
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Two 5x5 convolutions and two halvings leave nothing of a smaller image.
@@ -76,9 +76,9 @@ def lenet5(
         x = Conv2D(16, 5, activation=activation, name="stage2_conv")(x)
     x = layers.AveragePooling2D(2, name="stage2_pool")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(120, activation=activation, name="dense1")(x)
-    x = layers.Dense(84, activation=activation, name="dense2")(x)
-    logits = layers.Dense(int(num_classes), dtype="float32", name="logits")(x)
+    x = Dense(120, activation=activation, name="dense1")(x)
+    x = Dense(84, activation=activation, name="dense2")(x)
+    logits = Dense(int(num_classes), dtype="float32", name="logits")(x)
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)

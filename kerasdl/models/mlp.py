@@ -16,7 +16,7 @@ from kerasdl.checks import (
     check_shape,
     is_number,
 )
-from kerasdl.layers import Standardize
+from kerasdl.layers import Dense, Standardize
 from kerasdl.tasks import Optimizer, Rate, compile_classifier, compile_regressor
 
 NORMS = ("batch", "layer")
@@ -103,7 +103,7 @@ def mlp(
     if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(hidden, start=1):
-        x = layers.Dense(
+        x = Dense(
             units,
             use_bias=norm != "batch",  # which has a bias of its own
             kernel_initializer=INITIALIZERS.get(activation, "glorot_uniform"),
@@ -113,7 +113,7 @@ def mlp(
         x = _normalise(x, norm, name=f"hidden{i}_norm")
         x = layers.Activation(activation, name=f"hidden{i}_activation")(x)
         x = layers.Dropout(dropout, name=f"hidden{i}_dropout")(x)
-    outputs = layers.Dense(
+    outputs = Dense(
         int(num_outputs or num_classes),
         kernel_regularizer=_penalty(l1, l2),
         dtype="float32",

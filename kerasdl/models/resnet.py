@@ -11,7 +11,7 @@ from kerasdl.checks import (
     check_rates,
     check_sizes,
 )
-from kerasdl.layers import MaxPooling2D, StochasticDepth
+from kerasdl.layers import Dense, MaxPooling2D, StochasticDepth
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Units of each stage, and whether they are bottlenecks: Table 1 of the paper.
@@ -134,7 +134,7 @@ def resnet(
         x = batch_norm(x, name="final_norm")
         x = layers.ReLU(name="final_relu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(int(num_classes), dtype="float32", name="logits")(x)
+    logits = Dense(int(num_classes), dtype="float32", name="logits")(x)
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)

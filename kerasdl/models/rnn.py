@@ -13,7 +13,7 @@ from kerasdl.checks import (
     check_shape,
     check_sizes,
 )
-from kerasdl.layers import GRU, LSTM
+from kerasdl.layers import GRU, LSTM, Dense
 from kerasdl.tasks import Optimizer, Rate, compile_classifier, compile_regressor
 
 CELLS = {"lstm": LSTM, "gru": GRU}
@@ -106,7 +106,7 @@ def rnn(
             model, optimizer=optimizer, learning_rate=learning_rate
         )
     x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Dense(int(horizon * num_outputs), dtype="float32", name="steps")(x)
+    x = Dense(int(horizon * num_outputs), dtype="float32", name="steps")(x)
     x = layers.Reshape((horizon, num_outputs), dtype="float32", name="outputs")(x)
     model = keras.Model(series, restore(x) if normalize else x, name=name)
     return compile_regressor(model, optimizer=optimizer, learning_rate=learning_rate)

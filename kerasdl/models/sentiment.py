@@ -13,7 +13,7 @@ from kerasdl.blocks import (
     tokens_input,
 )
 from kerasdl.checks import check_classes, check_positive, check_rates
-from kerasdl.layers import LSTM, Blend, NgramBag
+from kerasdl.layers import LSTM, Blend, Dense, NgramBag
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # Adam's steps suit the deep branch; the bag, whose inputs have unit length, wants
@@ -91,7 +91,7 @@ def sentiment(
     x, mask = merge_steps(x, token_mask(tokens), pool=pool)
     x = bidirectional(LSTM, units, x, mask, sequences=True, name="lstm")
     x = layers.Dropout(dropout, name="dropout")(pool_max_mean(x, mask))
-    deep = layers.Dense(int(num_classes), dtype="float32", name="deep")(x)
+    deep = Dense(int(num_classes), dtype="float32", name="deep")(x)
 
     logits = Blend(["bag", "deep"], dtype="float32", name="logits")([wide, deep])
     model = keras.Model({"tokens": tokens, "ngrams": ngrams}, logits, name=name)

@@ -12,7 +12,7 @@ from kerasdl.blocks import (
     tokens_input,
 )
 from kerasdl.checks import check_choice, check_classes, check_positive, check_rates
-from kerasdl.layers import PositionEmbedding, SelfAttention
+from kerasdl.layers import Dense, PositionEmbedding, SelfAttention
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 POSITIONS = ("sinusoidal", "learned", "rotary")
@@ -138,5 +138,5 @@ def _branch(x, function, *, norm, dropout, name):
 
 
 def _mlp(x, width, *, name):
-    x = layers.Dense(MLP_RATIO * width, activation="gelu", name=f"{name}_expand")(x)
-    return layers.Dense(width, name=f"{name}_project")(x)
+    x = Dense(MLP_RATIO * width, activation="gelu", name=f"{name}_expand")(x)
+    return Dense(width, name=f"{name}_project")(x)

@@ -17,6 +17,7 @@ from kerasdl.initializers import TruncatedNormal
 from kerasdl.layers import (
     ClassToken,
     Conv2D,
+    Dense,
     GridPositions,
     MaxPooling2D,
     SelfAttention,
@@ -245,9 +246,7 @@ def _add_branch(x, y, rates, *, name):
 
 
 def _dense(x, units, activation=None, *, name):
-    return layers.Dense(
-        units, activation, kernel_initializer=TruncatedNormal(), name=name
-    )(x)
+    return Dense(units, activation, kernel_initializer=TruncatedNormal(), name=name)(x)
 
 
 def _norm(x, name):

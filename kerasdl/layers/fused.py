@@ -1,12 +1,34 @@
-"""Layers of images that run through the backend's fused kernels."""
+"""Layers of Keras that run through the backend's fused kernels."""
 
 import keras
 
 from kerasdl import backend
 
 
+class _Activated:
+    """Let the backend compute what comes before the activation, if it has a kernel."""
+
+    def call(self, inputs, **options):
+        outputs = backend.fused(self, inputs)
+        if outputs is None:
+            return super().call(inputs, **options)
+        return outputs if self.activation is None else self.activation(outputs)
+
+
 @keras.saving.register_keras_serializable(package="kerasdl")
-class Conv2D(keras.layers.Conv2D):
+class Dense(_Activated, keras.layers.Dense):
+    """`keras.layers.Dense`, as quick on PyTorch as `torch.nn.Linear`.
+
+    Arguments, weights and results are those of Keras.
+
+    Example:
+        >>> Dense(8).compute_output_shape((2, 3))
+        (2, 8)
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class Conv2D(_Activated, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, as quick on PyTorch as `torch.nn.Conv2d`.
 
     Arguments, weights and results are those of Keras.
@@ -15,12 +37,6 @@ class Conv2D(keras.layers.Conv2D):
         >>> Conv2D(8, 3).compute_output_shape((2, 5, 5, 3))
         (2, 3, 3, 8)
     """
-
-    def call(self, inputs):
-        outputs = backend.fused(self, inputs)
-        if outputs is None:
-            return super().call(inputs)
-        return outputs if self.activation is None else self.activation(outputs)
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

@@ -1,8 +1,8 @@
-"""Layers of images through PyTorch's own kernels, in the layout that Keras has.
+"""Layers through PyTorch's own kernels, in the layout that Keras has.
 
-Keras copies images twice at each convolution and pooling, from channels last to first
-and back, and composes batch norms from a dozen operations. PyTorch reads channels last
-as it is, and has one kernel for a norm.
+Keras adds a bias in a pass of its own, copies images twice at each convolution and
+pooling, from channels last to first and back, and composes batch norms from a dozen
+operations. PyTorch reads channels last as it is, and has one kernel for a norm.
 """
 
 import keras
@@ -16,13 +16,16 @@ def fused(layer, inputs, training=None) -> torch.Tensor | None:
     """Compute what a layer returns before its activation.
 
     Args:
-        layer: A built `Conv2D`, `MaxPooling2D` or `BatchNormalization` of Keras.
+        layer: A built `Dense`, `Conv2D`, `MaxPooling2D` or `BatchNormalization` of
+            Keras.
         inputs: Tensor with the channels in its last axis.
         training: Whether a norm has its statistics from the batch.
 
     Returns:
         The outputs; `None` where Keras must compute them.
     """
+    if isinstance(layer, keras.layers.Dense):
+        return functional.linear(inputs, _tensor(layer.kernel).T, _tensor(layer.bias))
     if isinstance(layer, keras.layers.BatchNormalization):
         return _batch_norm(layer, inputs, training)
     if isinstance(layer, keras.layers.MaxPooling2D):
@@ -30,16 +33,20 @@ def fused(layer, inputs, training=None) -> torch.Tensor | None:
     return _convolution(layer, inputs)
 
 
+def _tensor(variable) -> torch.Tensor | None:
+    """Return the value of a variable, in the precision that the layer computes in."""
+    return None if variable is None else keras.ops.convert_to_tensor(variable)
+
+
 def _convolution(layer, inputs):
     padding = _padding(layer, inputs, layer.kernel_size, layer.dilation_rate)
     if padding is None:
         return None
-    kernel = keras.ops.convert_to_tensor(layer.kernel).permute(3, 2, 0, 1)
-    bias = keras.ops.convert_to_tensor(layer.bias) if layer.use_bias else None
+    kernel = _tensor(layer.kernel).permute(3, 2, 0, 1)
     outputs = functional.conv2d(
         inputs.permute(CHANNELS_FIRST),
         kernel.contiguous(memory_format=torch.channels_last),
-        bias,
+        _tensor(layer.bias),
         layer.strides,
         padding,
         layer.dilation_rate,
