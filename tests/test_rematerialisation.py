@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from cases import CASES
 from keras import layers
+from resuming import Killed
+from test_images_app import pictures
 from test_training import CNN, make_texts, write_tsv
 
 import kerasdl
@@ -236,3 +238,66 @@ def test_a_recipe_says_so(tmp_path):
     np.testing.assert_allclose(
         less.history["val_loss"], plain.history["val_loss"], rtol=1e-5
     )
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Return the numbers of segments of the models that trainings cut from now on."""
+    segments = []
+    monkeypatch.setattr(
+        "kerasdl.fit.rematerialise", lambda model: segments.append(rematerialise(model))
+    )
+    return segments
+
+
+def few_texts(folder):
+    return write_tsv(folder / "texts.tsv", make_texts(40)), "--model", "text_cnn"
+
+
+def few_images(folder):
+    shown = pictures(40)
+    np.savez(folder / "images.npz", images=shown.examples, labels=shown.labels)
+    return (folder / "images.npz",)
+
+
+def few_rows(folder):
+    rows = [f"{i % 7},{i % 3},{'no' if i % 3 else 'yes'}\n" for i in range(40)]
+    (folder / "rows.csv").write_text("a,b,class\n" + "".join(rows))
+    return folder / "rows.csv", "--target", "class"
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("app", "data"),
+    [("sentiment", few_texts), ("images", few_images), ("tabular", few_rows)],
+)
+def test_the_flag_of_a_command_reaches_the_model(
+    app, data, cut, run_cli, monkeypatch, tmp_path
+):
+    def no_further(*_, **__):
+        raise InputError("seen enough")
+
+    monkeypatch.setattr("kerasdl.fit.warm_start", no_further)
+    command = app, "train", "--data", *data(tmp_path), "--quick"
+    for flags, count in (((), 0), (["--rematerialise"], 1)):
+        code, _, err = run_cli(*command, *flags, "--out", tmp_path / "run")
+        assert (code, "seen enough" in err) == (2, True), err
+        assert len(cut) == count
+    assert cut[0] > 1
+
+
+def test_a_resumed_run_keeps_it(cut, kill, run_cli, tmp_path):
+    data = write_tsv(tmp_path / "texts.tsv", make_texts(220, noise=0.2))
+    recipe = replace(CNN, data=data, epochs=1, rematerialise=True)
+    whole, out = kerasdl.train(recipe, out=tmp_path / "whole"), tmp_path / "run"
+    kill(3)
+    with pytest.raises(Killed):
+        kerasdl.train(recipe, out=out, every_steps=1)
+    kill(-1)
+    with pytest.raises(InputError, match="rematerialise was True, now False"):
+        kerasdl.train(replace(recipe, rematerialise=False), out=out, resume=True)
+    code, _, err = run_cli("sentiment", "train", "--resume", out)
+    assert code == 0, err
+    assert len(cut) == 3  # the whole run, the one that was killed, and as it went on
+    weights = "bundle/weights.safetensors"
+    assert (out / weights).read_bytes() == (whole.folder / weights).read_bytes()

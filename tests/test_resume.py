@@ -139,6 +139,7 @@ def test_options_that_disagree_with_a_run_are_refused(few, kill, refused, tmp_pa
     refused(*command, "--text-column", "x", words=["'text_column': 'x'"])
     refused(*command, "--model", "text_cnn", words=["build was 'ngram_classifier'"])
     refused(*command, "--quick", words=["max_examples was None, now 2000"])
+    refused(*command, "--rematerialise", words=["rematerialise was False, now True"])
     refused(*command, "--out", "x", words=["drop --out"])
     refused("tabular", "train", words=["--target"])
 
