@@ -56,30 +56,29 @@ def with_measured(
         The recipe, in the precision that was taken.
 
     Raises:
-        InputError: If training is to be deterministic, or is spread over several hosts.
+        InputError: If training is to be deterministic, or in several processes already.
     """
     if backend != AUTO:
         return recipe
-    cluster = find_cluster()
-    _check(recipe, several_hosts=cluster and cluster.size > cluster.local_size)
+    _check(recipe)
     fixed = recipe.precision if resumed or precision not in {None, AUTO} else None
     model = None if resumed else model
     if recipe.pretrained:  # and Keras is imported by now
         line = _as_without("kerasdl bench does not measure fine-tuning")
     else:
         recipe, line = _taken(recipe, fixed, _remedy(recipe, app, model))
-    if not cluster or cluster.rank == 0:
-        console().print(line)
+    console().print(line)
     return recipe
 
 
-def _check(recipe: Recipe, *, several_hosts: bool) -> None:
+def _check(recipe: Recipe) -> None:
+    cluster = find_cluster()
     for is_so, why in (
-        (recipe.deterministic, "goes by what was measured"),
-        (several_hosts, "may differ from host to host"),
+        (recipe.deterministic, "may take another after each measurement"),
+        (cluster and cluster.size > 1, "is for a training in one process"),
     ):
         if is_so:
-            raise InputError(f"--backend auto {why}; name the backend for this")
+            raise InputError(f"--backend auto {why}; name the backend for this one")
 
 
 def _taken(recipe: Recipe, fixed: str | None, remedy: str) -> tuple[Recipe, str]:

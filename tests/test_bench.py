@@ -143,6 +143,7 @@ def test_choice_says_when_noise_may_have_decided():
         ("per_second", 5),
         ("start_up", -1),
         ("machine", 5),
+        ("measured", "2026-01-31 12:00\x1b[2J"),
         ("versions", []),
         ("settings", None),
     ],
@@ -409,6 +410,9 @@ def test_a_later_bench_is_seen_beside_an_earlier_one(run_cli, monkeypatch):
     found = json.loads(out)
     assert [row["backend"] for row in found["speeds"]] == ["torch", "jax"]
     assert found["backend"] == "torch"
+    code, out, err = run_cli("bench", "images", *arguments[:-1])
+    assert "\ntorch in float32: of 2026-01-31 12:00\n" in out
+    assert "jax in float32: of" not in out
 
 
 @pytest.mark.backend_free
@@ -598,11 +602,11 @@ def test_auto_is_refused_where_it_cannot_be_relied_on(refused, monkeypatch):
     train = ("images", "train", "--backend", "auto")
     refused(*train, "--deterministic", words=["--backend auto", "name the backend"])
     refused("images", "evaluate", "x", "--backend", "auto", words=["backend='auto'"])
-    hosts = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    hosts |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "5000"}
-    for name, value in hosts.items():
+    variables = {"RANK": "1", "WORLD_SIZE": "2"}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "5000"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    refused(*train, words=["--backend auto", "host", "name the backend"])
+    refused(*train, words=["--backend auto", "one process", "name the backend"])
 
 
 @pytest.mark.backend_free

@@ -57,6 +57,8 @@ def _reason(chosen: Speed, speeds: Sequence[Speed]) -> str:
     ratio = chosen.rate / following.rate
     if abs(ratio - 1) <= ALIKE:
         words = f"as fast as {_named(following)}, within {ALIKE:.0%}"
+        if chosen.start_up < following.start_up:
+            words += ", and it starts sooner"
     else:
         words = f"{ratio:.2f} times as fast as {_named(following)}"
     if 1 < 1 / ratio < LEAST_GAIN and following.precision != PLAIN:

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,7 @@ from kerasdl.recipe import PRECISIONS, Recipe
 BACKENDS = ("tensorflow", "jax", "torch")
 FIXED_PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
 MOST_ROUNDS = 1000
+TIME = re.compile(r"[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Speed:
         }
         texts = ("app", "model", "device", "machine", "measured")
         checks |= {name: isinstance(getattr(self, name), str) for name in texts}
+        checks["measured"] &= bool(TIME.fullmatch(str(self.measured)))
         for name, is_right in checks.items():
             if not is_right:
                 raise ValueError(f"{name} is not valid")
