@@ -286,8 +286,9 @@ def recurrent(layer, sequences, initial_state, mask, training):
         training: Whether input dropout applies.
 
     Returns:
-        `(last_output, outputs, states)` as `keras.layers.RNN.inner_loop` returns them,
-        or None where the kernel cannot stand in for Keras: a non-standard cell, a mask
+        `(last_output, outputs, states)` as `keras.layers.RNN.inner_loop` returns them
+        (where only the last output is asked for, `outputs` may be that alone), or None
+        where the kernel cannot stand in for Keras: a non-standard cell, a mask
         that is not right-padded, or code that is being traced.
     """
     if not _is_standard(layer) or _is_traced(sequences):
@@ -314,8 +315,7 @@ def recurrent(layer, sequences, initial_state, mask, training):
         sequences, weights[0] = _hold_carry(sequences, weights[0], padding.valid)
     outputs, states = _run(sequences, initial_state, weights)
     states[0] = padding.last(outputs, otherwise=initial_state[0])
-    outputs = padding.restore(outputs, layer.zero_output_for_mask)
-    return outputs[:, -1], outputs, states
+    return *padding.results(outputs, layer), states
 
 
 def _is_standard(layer) -> bool:
@@ -412,6 +412,14 @@ class _Padding:
     def last(self, outputs, otherwise):
         last = _take(outputs, (self.lengths - 1).clamp(min=0))[:, 0]
         return torch.where(self.lengths > 0, last, otherwise)
+
+    def results(self, outputs, layer):
+        """Return the last output, and all, if the layer returns them."""
+        if layer.return_sequences or layer.zero_output_for_mask:
+            outputs = self.restore(outputs, layer.zero_output_for_mask)
+            return outputs[:, -1], outputs
+        last = self.last(outputs, otherwise=outputs.new_zeros(()))
+        return last, last[:, None]
 
     def restore(self, outputs, zero_padding):
         time = outputs.shape[1]
