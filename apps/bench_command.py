@@ -72,8 +72,6 @@ def bench(
     measured, left_out, failed = _measure(
         trials, recipe, app=app, model=model, seconds=seconds
     )
-    if measured:
-        _store(measured)
     rows, _ = find(merged(measured), settings_of(recipe))
     best = choose(rows) if measured else None
     if as_json:
@@ -168,6 +166,7 @@ def _measure(trials: Sequence[tuple[str, str]], recipe: Recipe, **options):
                 )
             else:
                 measured.append(speed)
+                _store([speed])  # now: Ctrl-C costs only what is under way
                 line = f"{speed.rate:,.0f} examples/s"
         terminal.print(f"{name}: {line}")
     return measured, left_out, failed

@@ -21,6 +21,7 @@ from kerasdl.bench.speed import Speed
 from kerasdl.errors import InputError
 from kerasdl_apps import (
     bench_command,
+    cli,
     images,
     images_commands,
     options,
@@ -396,6 +397,19 @@ def test_one_that_fails_does_not_stop_the_others(run_cli, monkeypatch):
         ["torch", "float32", "75"],
     ]
     assert reason.startswith("Take torch in float32: 75 examples/s, 1.50 times as fast")
+
+
+@pytest.mark.backend_free
+@pytest.mark.usefixtures("all_installed")
+def test_what_was_measured_before_an_end_is_stored(run_cli, monkeypatch):
+    def found(_, backend, __):
+        if backend == "jax":
+            raise cli.Ended(130)
+        return {"per_second": [50.0], "start_up": 3.0, "device": "CPU"}
+
+    monkeypatch.setattr(trials, "_found", found)
+    assert run_cli("bench", "images", "--precisions", "float32")[0] == 130
+    assert [row.backend for row in stored.read()] == ["tensorflow"]
 
 
 @pytest.mark.backend_free
