@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 BACKEND = keras.backend.backend()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "needs"),
     [(("throughput.py", "--workloads", "mlp"), "jax"), (("forward.py",), "torch")],

@@ -46,6 +46,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_processes_with_1_and_3_workers_give_the_same_weights(tmp_path):
     random = np.random.default_rng(0)
     images, labels = (

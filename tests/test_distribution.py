@@ -50,12 +50,14 @@ def alone():
     return replicas.losses(Distribution())
 
 
+@pytest.mark.slow
 def test_each_step_is_that_of_one_device(alone, tmp_path):
     found = result("losses", 2, tmp_path / "out.json")
     for name, expected in alone.items():
         assert_alike(found[name], expected)
 
 
+@pytest.mark.slow
 def test_replicas_without_an_example_count_for_nothing(alone, tmp_path):
     found = result("losses", 4, tmp_path / "out.json", "normed-one")
     assert_alike(found["normed-one"], alone["normed-one"])
@@ -74,6 +76,7 @@ def test_a_model_in_parts_trains_as_a_whole_one(alone, tmp_path, monkeypatch):
     assert_alike(found["transformer"], alone["transformer"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_replicas(tmp_path):
     whole = replicas.fit(Distribution(), *replicas.CASES["normed"], epochs=3)
     folder = tmp_path / "checkpoints"

@@ -337,6 +337,7 @@ def tuned(source, seen, **changes):
     return before, [dict(weights) for weights in seen["epochs"]]
 
 
+@pytest.mark.slow
 def test_averages_are_validated_and_kept(source, seen, monkeypatch):
     monkeypatch.setattr(finetuning, "PARTS", 1)
     before, epochs = tuned(source, seen, epochs=2)
@@ -419,6 +420,7 @@ test_finetuning.whole(pathlib.Path(sys.argv[2]), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_fine_tuning_killed_in_its_second_stage_goes_on_bit_for_bit(cnn, tmp_path):
     folder = tmp_path / "killed"
     done = subprocess.run(

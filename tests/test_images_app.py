@@ -72,6 +72,7 @@ def test_the_sample_trains(run_cli, tmp_path):
     assert kerasdl.load(folder).encoder.sizes == {"input_shape": (28, 28, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [name for name in images.RECIPES if name != "cnn"])
 def test_every_other_recipe_trains(model):
     some = load_images("sample").train.subset(np.arange(64))

@@ -39,6 +39,12 @@ def test_importing_kerasdl_imports_no_backend():
     [[], ["bench"], ["sentiment"], ["sentiment", "train"], ["sentiment", "predict"]],
 )
 def test_help_is_quick_and_imports_nothing_heavy(arguments):
+    # Processor time, the least of a few: the machine may be busy with other things.
+    assert any(seconds_of_help(arguments) < 0.5 for _ in range(4))
+
+
+def seconds_of_help(arguments):
+    """Return the processor time of a page of help, which it looks at."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = python(
         "import atexit, sys\n"
@@ -51,8 +57,7 @@ def test_help_is_quick_and_imports_nothing_heavy(arguments):
     assert done.returncode == 0
     assert "Usage:" in done.stdout
     assert done.stdout.endswith("\n[]\n")
-    # Processor time: the machine may be busy with other things.
-    assert after.ru_utime - before.ru_utime < 0.5
+    return after.ru_utime - before.ru_utime
 
 
 @pytest.mark.backend_free

@@ -17,6 +17,8 @@ from kerasdl.data.text import TextEncoder
 from kerasdl.predict import Classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+# Networks that take half a minute to compile.
+DEEP = ("inception", "efficientnet")
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.builder)
 BY_NAME = {case.builder: case for case in CASES}
 EACH_TEXT = pytest.mark.parametrize(
@@ -130,7 +132,14 @@ def test_parameter_count_is_the_published_one(case):
         assert not model.compiled
 
 
-@EACH
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case.builder in DEEP else ())
+        for case in CASES
+    ],
+    ids=lambda case: case.builder,
+)
 def test_three_steps_move_every_weight_and_one_batch_overfits(case):
     # Adam without decay leaves a weight without gradient where it is.
     model = case.build(optimizer="adam", learning_rate=case.rate, **case.still)

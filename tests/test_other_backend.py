@@ -31,6 +31,7 @@ test.resuming.run(pathlib.Path(sys.argv[2]), out=sys.stderr)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_training_goes_on_upon_another_backend(other, tmp_path, monkeypatch):
     if importlib.util.find_spec(other) is None:

@@ -221,6 +221,7 @@ def photos(count):
     return found[0] + found[1], np.repeat([0, 1], count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_weights_know_ants_from_bees(name, tmp_path):
     files, labels = photos(12)

@@ -92,10 +92,12 @@ def test_in_bfloat16():
     check_equal(conv_net, IMAGES, name="mixed_bfloat16")
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts():
     check_equal(conv_net, IMAGES, parts=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_compilation")
 @pytest.mark.parametrize("case", TEXTS, ids=lambda case: case.builder)
 def test_several_inputs_integers_and_masks(case):
@@ -286,6 +288,7 @@ def test_the_flag_of_a_command_reaches_the_model(
     assert cut[0] > 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_it(cut, kill, run_cli, tmp_path):
     data = write_tsv(tmp_path / "texts.tsv", make_texts(220, noise=0.2))
     recipe = replace(CNN, data=data, epochs=1, rematerialise=True)
