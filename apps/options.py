@@ -228,8 +228,16 @@ def load_backend() -> None:
     """Import Keras with its backend, keeping their start-up messages off the terminal.
 
     Raises:
-        InputError: If the backend that Keras is set to is unknown or not installed.
+        InputError: If the backend that Keras is set to is unknown or not installed, or
+            the working folder is gone.
     """
+    try:
+        os.getcwd()
+    except OSError as error:  # PyTorch would end the process without a word
+        raise InputError(
+            "the working folder no longer exists, and files cannot be found from it; "
+            "change to another"
+        ) from error
     if (name := os.environ.get("KERAS_BACKEND")) is not None:
         choose_backend(name)
     try:
