@@ -48,7 +48,7 @@ def set_training_step(
     check_sizes(micro_batches=micro_batches)
     if not is_number(radius) or radius < 0:
         raise ValueError(f"radius={radius!r}; expected a number of at least 0")
-    if type(model).train_step is not keras.Model.train_step:
+    if _has_own_step(model):
         raise ValueError(
             f"model {model.name!r} has a training step of its own; neither"
             " micro-batches nor sharpness-aware minimisation can replace it"
@@ -74,9 +74,8 @@ def quick_steps(model: keras.Model) -> Iterator[None]:
     Args:
         model: Compiled model; one with a training step of its own keeps it.
     """
-    is_own = type(model).train_step is not keras.Model.train_step
     step = None
-    if not (is_own or "train_step" in vars(model) or model.run_eagerly):
+    if not (_has_own_step(model) or "train_step" in vars(model) or model.run_eagerly):
         step = backend.quick_step(model, Objective(model))
     if step is None:
         yield
@@ -86,6 +85,11 @@ def quick_steps(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         del model.train_step
+
+
+def _has_own_step(model: keras.Model) -> bool:
+    """Say whether the class of a model trains otherwise than Keras does."""
+    return type(model).train_step is not keras.Model.train_step
 
 
 class Objective:
