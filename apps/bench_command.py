@@ -7,6 +7,7 @@ import typer
 
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
+from kerasdl.installed import BACKENDS, is_installed
 from kerasdl.recipe import Recipe
 from kerasdl_apps import images, sentiment, tabular
 from kerasdl_apps.options import (
@@ -59,16 +60,16 @@ def bench(
     process of its own. The result is stored for --backend auto of train.
     """
     from kerasdl.bench.choice import choose
-    from kerasdl.bench.speed import BACKENDS, FIXED_PRECISIONS, settings_of
+    from kerasdl.bench.speed import FIXED_PRECISIONS, settings_of
     from kerasdl.bench.stored import find, merged
     from kerasdl.machine import machine
 
     if not 0 < seconds <= LONGEST:
         raise InputError(f"--seconds {seconds:g}: give a number up to {LONGEST:g}")
     model, recipe = recipe_of(app, model, batch_size, image_size)
-    chosen = _installed(_names("backend", backends, BACKENDS))
+    backends = _names("backend", backends, BACKENDS)
     precisions = _names("precision", precisions, FIXED_PRECISIONS)
-    trials = [(backend, name) for backend in chosen for name in precisions]
+    trials = [(name, other) for name in _installed(backends) for other in precisions]
     measured, left_out, failed = _measure(
         trials, recipe, app=app, model=model, seconds=seconds
     )
@@ -113,7 +114,7 @@ def recipe_of(
         model = model or sentiment.DEFAULT_MODEL
         return model, sentiment.recipe(model, batch_size=batch_size)
     recipe = tabular.recipe("", "", batch_size=batch_size)
-    _check("model", model or recipe.name, (recipe.name,))
+    check_choice("model", model or recipe.name, (recipe.name,), error=InputError)
     return recipe.name, recipe
 
 
@@ -121,21 +122,12 @@ def _names(what: str, text: str, choices: Collection[str]) -> list[str]:
     """Return the names in a list with commas, each once."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        _check(what, name, choices)
+        check_choice(what, name, choices, error=InputError)
     return names
-
-
-def _check(what: str, name: str, choices: Collection[str]) -> None:
-    try:
-        check_choice(what, name, choices)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def _installed(backends: Sequence[str]) -> list[str]:
     """Return what is installed, and name what is not."""
-    from kerasdl.bench.speed import is_installed
-
     found = [name for name in backends if is_installed(name)]
     missing = [name for name in backends if name not in found]
     for name in missing:
