@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from kerasdl.absent import absent
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
+from kerasdl.installed import BACKENDS, is_installed
 from kerasdl.launching import launch
 from kerasdl.quiet import quiet_stderr
 from kerasdl.recipe import PRECISIONS, check_precision
@@ -29,7 +29,6 @@ UNUSED = ("matplotlib", "pandas", "sklearn")
 NO_SETTINGS = {
     *("resume", "force_resume", "tensorboard", "backend", "as_json", "devices"),
 }
-PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
 
 def choose_backend(name: str | None) -> str | None:
@@ -40,11 +39,8 @@ def choose_backend(name: str | None) -> str | None:
     """
     if name is None:
         return None
-    try:
-        check_choice("backend", name, PACKAGES)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if importlib.util.find_spec(PACKAGES[name]) is None:
+    check_choice("backend", name, BACKENDS, error=InputError)
+    if not is_installed(name):
         raise InputError(
             f"the backend {name} is not installed; run pip install 'kerasdl[{name}]'"
         )
@@ -86,10 +82,7 @@ def one_of(option: str, choices: tuple[str, ...]):
 
     def check(name: str | None) -> str | None:
         if name is not None:
-            try:
-                check_choice(option, name, choices)
-            except ValueError as error:
-                raise InputError(str(error)) from error
+            check_choice(option, name, choices, error=InputError)
         return name
 
     return check

@@ -148,10 +148,7 @@ def recipe(model: str = DEFAULT_MODEL, *, quick: bool = False, **changes) -> Rec
     Raises:
         InputError: If there is no such model, or a value is out of range.
     """
-    try:
-        check_choice("model", model, RECIPES)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_choice("model", model, RECIPES, error=InputError)
     changes = {name: value for name, value in changes.items() if value is not None}
     return replace(RECIPES[model](), **{**(QUICK if quick else {}), **changes})
 

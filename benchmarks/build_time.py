@@ -15,9 +15,10 @@ import time
 
 from common import RESULTS, in_own_process, machine
 
+from kerasdl.installed import BACKENDS
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "build_time.json"
-BACKENDS = ("tensorflow", "jax", "torch")
 MODELS = {
     "resnet152": ("resnet", {"variant": "resnet152"}),
     "vit_l16": ("vit", {"variant": "vit_l16"}),

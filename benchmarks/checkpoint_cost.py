@@ -24,9 +24,10 @@ from pathlib import Path
 
 from common import RESULTS, in_own_process, machine, record
 
+from kerasdl.installed import BACKENDS
+
 PATH = RESULTS / "checkpoint_cost.json"
 MODELS = ("cnn", "sentiment")
-BACKENDS = ("torch", "jax", "tensorflow")
 
 
 def main() -> None:

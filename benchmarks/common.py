@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,17 @@ def table(
     for row in rows:
         lines[tuple(row[key] for key in groups)].append(row)
     head = [*groups, "seeds", *(title for title, _, _ in shown.values())]
-    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    cells = []
     for names, group in sorted(lines.items()):
-        cells = [_cell(group, key, *rest) for key, (_, *rest) in shown.items()]
-        text.append(f"| {' | '.join([*names, str(len(group)), *cells])} |")
-    return "\n".join(text)
+        found = (_cell(group, key, *rest) for key, (_, *rest) in shown.items())
+        cells.append([*names, str(len(group)), *found])
+    return markdown(head, cells)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(rows: Sequence[dict], key: str, factor: float, digits: int) -> str:

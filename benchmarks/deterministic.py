@@ -24,9 +24,10 @@ from types import SimpleNamespace
 
 from common import RESULTS, in_own_process, machine, record
 
+from kerasdl.installed import BACKENDS
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "deterministic.json"
-BACKENDS = ("tensorflow", "jax", "torch")
 EPOCHS = 4
 
 

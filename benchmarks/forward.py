@@ -16,12 +16,13 @@ import json
 import statistics
 import time
 
-from common import RESULTS, in_own_process, machine, record
+from common import RESULTS, in_own_process, machine, markdown, record
 from workloads import WORKLOADS
+
+from kerasdl.installed import BACKENDS
 
 PATH = RESULTS / "forward.json"
 KEY = ("workload", "batch", "backend", "machine")
-BACKENDS = ("tensorflow", "jax", "torch")
 CASES = (("mlp", 1), ("mlp", 256), ("resnet20", 1), ("resnet20", 64), ("encoder", 64))
 COLUMNS = (
     *("network", "batch", "backend", "kerasdl, ms", "raw PyTorch, ms"),
@@ -101,13 +102,13 @@ def _seconds(call, x, least: float) -> float:
 
 def table(rows: list[dict]) -> str:
     """Return a Markdown table of the results."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    lines = []
     for row in sorted(rows, key=_place):
         least, most = row["ratio_spread"]
         names = row["workload"], str(row["batch"]), row["backend"]
         ratio = f"{row['ratio']:.2f} ({least:.2f} to {most:.2f})"
         lines.append((*names, f"{row['ms']:g}", f"{row['ms_torch']:g}", ratio))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(COLUMNS, lines)
 
 
 def _place(row: dict) -> int:

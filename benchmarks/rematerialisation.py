@@ -17,8 +17,9 @@ import time
 
 from common import RESULTS, in_own_process, machine, record
 
+from kerasdl.installed import BACKENDS
+
 PATH = RESULTS / "rematerialisation.json"
-BACKENDS = ("torch", "jax", "tensorflow")
 # name: builder, its arguments
 MODELS = {
     "resnet": ("resnet", {"input_shape": (32, 32, 3), "variant": "resnet20"}),

@@ -14,7 +14,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, field
 
-from common import RESULTS
+from common import RESULTS, markdown
 
 PATH = RESULTS / "scaling.json"
 NUMBERS = (8, 64, 1024)
@@ -309,20 +309,15 @@ def tables(rows: list[dict]) -> str:
     ]
     return "\n\n".join(
         [
-            _table(head, first),
-            _table(titles, second),
-            _table(["model", "2 GPUs", "4", "8"], third),
+            markdown(head, first),
+            markdown(titles, second),
+            markdown(["model", "2 GPUs", "4", "8"], third),
         ]
     )
 
 
 def _shown(value: float | None, factor: float = 1) -> str:
     return "-" if value is None else f"{factor * value:,.0f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import time
 import numpy as np
 from common import RESULTS, in_own_process
 
+from kerasdl.installed import BACKENDS
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "step_time.json"
-BACKENDS = ("tensorflow", "jax", "torch")
 CLASSES = 10
 BATCH_SIZE = 64
 WARM_UP = 3

@@ -25,13 +25,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, in_own_process, machine, record
+from common import RESULTS, in_own_process, machine, markdown, record
 from workloads import RATE, WORKLOADS
+
+from kerasdl.installed import BACKENDS
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "throughput.json"
 KEY = ("workload", "backend", "precision", "machine")
-BACKENDS = ("tensorflow", "jax", "torch")
 FEWEST_STEPS = 4
 
 
@@ -241,7 +242,7 @@ def table(rows: list[dict]) -> str:
         "ratio (least to most)", "compiled raw loop", "ratio", "of the peak: kerasdl",
         "raw loop",
     )  # fmt: skip
-    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = []
     for row in sorted(rows, key=lambda row: list(WORKLOADS).index(row["workload"])):
         own, first, *others = row["per_second"]
         rates, fractions = row["per_second"], row["peak_fraction"]
@@ -254,8 +255,8 @@ def table(rows: list[dict]) -> str:
             f"{row[f'ratio_{other}']:.2f}" if other else "",
             f"{fractions[own]:.0%}", f"{fractions[first]:.0%}",
         )  # fmt: skip
-        text.append(f"| {' | '.join(cells)} |")
-    return "\n".join(text)
+        lines.append(cells)
+    return markdown(head, lines)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ import sys
 import time
 
 import numpy as np
-from common import RESULTS, in_own_process, machine, record
+from common import RESULTS, in_own_process, machine, markdown, record
 from workloads import RATE, WORKLOADS
+
+from kerasdl.installed import BACKENDS
 
 PATH = RESULTS / "weak_scaling.json"
 KEY = ("workload", "backend", "replicas", "machine")
-BACKENDS = ("tensorflow", "jax", "torch")
 NUMBERS = (1, 2)
 STEPS, EPOCHS = 12, 6
 COLUMNS = ("network", "backend", "replicas", "global batch", "examples/s", "efficiency")
@@ -102,7 +103,7 @@ def table(rows: list[dict]) -> str:
         for row in rows
         if row["replicas"] == 1
     }
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    lines = []
     for row in rows:
         least, most = row["per_second_spread"]
         one = alone[row["workload"], row["backend"]]
@@ -110,7 +111,7 @@ def table(rows: list[dict]) -> str:
         rate = f"{row['per_second']:g} ({least:g} to {most:g})"
         names = row["workload"], row["backend"], str(row["replicas"])
         lines.append((*names, str(row["global_batch"]), rate, f"{share:.2f}"))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(COLUMNS, lines)
 
 
 if __name__ == "__main__":

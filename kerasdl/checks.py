@@ -9,18 +9,24 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 
-def check_choice(name: str, value, choices: Iterable[str]) -> None:
+def check_choice(
+    name: str,
+    value,
+    choices: Iterable[str],
+    *,
+    error: type[Exception] = ValueError,
+) -> None:
     """Refuse a value outside `choices`, suggesting the nearest.
 
     Raises:
-        ValueError: If `value` is none of `choices`.
+        ValueError: If `value` is none of `choices`; or `error`, where one is given.
     """
     choices = sorted(choices)
     if value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}={value!r}; expected one of {choices}{hint}")
+    raise error(f"{name}={value!r}; expected one of {choices}{hint}")
 
 
 def check_positive(**sizes) -> None:

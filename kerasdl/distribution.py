@@ -182,10 +182,7 @@ def distribute(
         ...     devices.replicas
         1
     """
-    try:
-        check_choice("strategy", strategy, STRATEGIES)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_choice("strategy", strategy, STRATEGIES, error=InputError)
     name = keras.backend.backend()
     if name not in STRATEGIES[strategy]:
         raise InputError(

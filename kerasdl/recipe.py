@@ -29,10 +29,7 @@ def check_precision(name: str) -> None:
             f"precision={name!r}: only NVIDIA GPUs from Ada and Hopper on multiply in 8"
             " bits, and kerasdl has not been tried on one; take mixed_bfloat16"
         )
-    try:
-        check_choice("precision", name, PRECISIONS)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_choice("precision", name, PRECISIONS, error=InputError)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ LEAVES = {
     "checks",
     "errors",
     "files",
+    "installed",
     "lock",
     "machine",
     "quiet",

@@ -62,9 +62,8 @@ def measured(backend="jax", precision="float32", rate=100.0, **changes):
 @pytest.fixture
 def all_installed(monkeypatch):
     """Let every backend count as installed, whatever is."""
-    monkeypatch.setattr(stored, "is_installed", lambda _: True)
-    monkeypatch.setattr(bench_command, "_installed", list)
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda _: object())
+    for module in (stored, bench_command, options):
+        monkeypatch.setattr(module, "is_installed", lambda _: True)
 
 
 # What is chosen.
@@ -308,6 +307,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_bench_measures_and_train_takes_what_it_found(run_cli, home):
     code, out, err = run_cli(
         *("bench", "tabular", "--backends", BACKEND, "--precisions", "float32"),
@@ -451,14 +451,16 @@ def test_a_result_that_cannot_be_stored_is_shown(damage, run_cli, monkeypatch, h
 
 @pytest.mark.backend_free
 def test_what_is_not_installed_is_named_and_left_out(run_cli, monkeypatch):
-    monkeypatch.setattr(speed, "is_installed", lambda name: name == "tensorflow")
+    monkeypatch.setattr(
+        bench_command, "is_installed", lambda name: name == "tensorflow"
+    )
     result = {"per_second": [50.0], "start_up": 3.0, "device": "CPU"}
     monkeypatch.setattr(trials, "_found", lambda *_: result)
     code, out, err = run_cli("bench", "--precisions", "float32")
     assert code == 0
     assert "jax is not installed: pip install 'kerasdl[jax]'" in err
     assert "Only this was measured: tensorflow" in out
-    monkeypatch.setattr(speed, "is_installed", lambda _: False)
+    monkeypatch.setattr(bench_command, "is_installed", lambda _: False)
     code, out, err = run_cli("bench", "--backends", "torch,jax")
     assert (code, out) == (2, "")
     assert "error: torch, jax: not installed" in err

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import resuming
 
-from kerasdl.backend import BACKENDS
 from kerasdl.checkpoint import Store, join
+from kerasdl.installed import BACKENDS
 
 BACKEND = keras.backend.backend()
 OTHERS = [name for name in BACKENDS if name != BACKEND]

@@ -8,8 +8,7 @@ import importlib
 import keras
 
 from kerasdl.errors import InputError
-
-BACKENDS = ("tensorflow", "jax", "torch")
+from kerasdl.installed import BACKENDS
 
 if keras.backend.backend() not in BACKENDS:
     raise InputError(
@@ -39,7 +38,6 @@ set_seed = _backend.set_seed
 training_step = _backend.training_step
 
 __all__ = [
-    "BACKENDS",
     "check_attention",
     "dense",
     "deterministic",

@@ -82,6 +82,4 @@ class FusedAdam:
 
 
 def _is_plain(variable) -> bool:
-    value = variable.value
-    is_float = value.dtype == torch.float32 and value.device.type == "cpu"
-    return is_float and variable.constraint is None
+    return variable.value.dtype == torch.float32 and variable.constraint is None

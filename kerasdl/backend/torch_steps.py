@@ -6,7 +6,7 @@ import keras
 import torch
 
 from kerasdl.backend.torch_adam import FusedAdam
-from kerasdl.backend.torch_traces import Replayed
+from kerasdl.backend.torch_traces import Replayed, on_processor
 
 
 def quick_step(model: keras.Model, objective) -> Callable | None:
@@ -18,10 +18,10 @@ def quick_step(model: keras.Model, objective) -> Callable | None:
 
     Returns:
         Function to be the `train_step` of the model; `None` if nothing is trained, or
-        on GPUs, where this has not been proven.
+        not on a processor.
     """
     weights, optimizer = model.trainable_variables, model.optimizer
-    if not weights or torch.cuda.is_available():
+    if not weights or not on_processor(weights):
         return None
     if not optimizer.built:
         optimizer.build(weights)

@@ -24,6 +24,11 @@ MOST_SHAPES = 4
 MOST_BYTES = 256e6
 
 
+def on_processor(variables: Sequence[keras.Variable]) -> bool:
+    """Say whether variables are where all of this has been proven, not on a GPU."""
+    return all(variable.value.device.type == "cpu" for variable in variables)
+
+
 class Replayed:
     """A function of Keras that is replayed once it has taken a while.
 
@@ -46,10 +51,8 @@ class Replayed:
         self.trained = {id(variable) for variable in trained}
         self.seconds, self.traced = defaultdict(float), {}
         values = [variable.value for variable in self.variables]
-        # On GPUs this has not been proven.
-        self.may_trace = sum(value.nbytes for value in values) <= MOST_BYTES and all(
-            value.device.type == "cpu" for value in values
-        )
+        is_small = sum(value.nbytes for value in values) <= MOST_BYTES
+        self.may_trace = is_small and on_processor(self.variables)
 
     def __call__(self, data):
         """Return what the function returns for a batch of tensors."""

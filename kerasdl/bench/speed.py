@@ -1,7 +1,6 @@
 """How fast a recipe trained, and where that holds."""
 
 import importlib.metadata
-import importlib.util
 import json
 import math
 import re
@@ -10,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import kerasdl
+from kerasdl.installed import BACKENDS
 from kerasdl.recipe import PRECISIONS, Recipe
 
-BACKENDS = ("tensorflow", "jax", "torch")
 FIXED_PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
 MOST_ROUNDS = 1000
 TIME = re.compile(r"[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}")
@@ -124,11 +123,6 @@ def versions(backend: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # it goes by another name
             found[name] = "unknown"
     return found
-
-
-def is_installed(backend: str) -> bool:
-    """Say whether a backend can be imported."""
-    return importlib.util.find_spec(backend) is not None
 
 
 def _is_positive(number: object) -> bool:

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kerasdl.bench.speed import Speed, is_installed, versions
+from kerasdl.bench.speed import Speed, versions
 from kerasdl.errors import InputError
+from kerasdl.installed import is_installed
 from kerasdl.machine import machine
 from kerasdl.runs import write_json
 from kerasdl.untrusted import brief, read_json

@@ -41,7 +41,7 @@ def measure(
 
     Args:
         recipe: What to train; random examples take the place of its data.
-        backend: One of `kerasdl.bench.speed.BACKENDS`.
+        backend: One of `kerasdl.installed.BACKENDS`.
         precision: One of `kerasdl.bench.speed.FIXED_PRECISIONS`.
         app: Name of the app, to store the result by.
         model: Name of the recipe in it.
