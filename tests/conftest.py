@@ -63,6 +63,29 @@ def seeded():
     backend.set_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced_once():
+    """Build optimizers before TensorFlow traces a step, as `kerasdl.train` does.
+
+    It traces a step again that has made variables, which is most of many a test.
+    """
+    import keras
+
+    make = keras.Model.make_train_function
+
+    def make_train_function(self, force=False):
+        optimizer = self.optimizer
+        if self.built and optimizer and not optimizer.built:
+            with self.distribute_strategy.scope():
+                optimizer.build(self.trainable_variables)
+        return make(self, force)
+
+    if keras.backend.backend() == "tensorflow":
+        keras.Model.make_train_function = make_train_function
+    yield
+    keras.Model.make_train_function = make
+
+
 @pytest.fixture(scope="session")
 def many_threads():
     """The environment of a process that takes as many threads as a user's would."""

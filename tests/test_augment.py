@@ -421,10 +421,10 @@ def values(model):
 @pytest.mark.parametrize(
     ("policy", "channels", "precision"),
     [
-        ("none", 3, "float32"),
         ("light", 1, "mixed_bfloat16"),
-        ("medium", 1, "float32"),
-        ("strong", 3, "mixed_bfloat16"),
+        pytest.param("none", 3, "float32", marks=pytest.mark.slow),
+        pytest.param("medium", 1, "float32", marks=pytest.mark.slow),
+        pytest.param("strong", 3, "mixed_bfloat16", marks=pytest.mark.slow),
     ],
 )
 def test_a_model_trains_behind_its_augmentation(policy, channels, precision):

@@ -122,7 +122,9 @@ def test_one_batch_is_not_widened():
     assert source[0][0].shape[1] == padded_width(texts(20).lengths.max())
 
 
-@pytest.mark.parametrize("name", ["ngram_classifier", "sentiment"])
+@pytest.mark.parametrize(
+    "name", ["ngram_classifier", pytest.param("sentiment", marks=pytest.mark.slow)]
+)
 def test_model_methods_take_changing_widths(name):
     sizes = {"num_ngrams": 25}
     if name == "sentiment":

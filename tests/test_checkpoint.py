@@ -46,7 +46,9 @@ class Scripted(keras.callbacks.Callback):
         logs["val_loss"] = (3.0, 1.0, 2.0, 2.0, 0.0)[epoch]
 
 
-@pytest.mark.parametrize("kill", [3 * STEPS + 2, 4 * STEPS])
+@pytest.mark.parametrize(
+    "kill", [3 * STEPS + 2, pytest.param(4 * STEPS, marks=pytest.mark.slow)]
+)
 def test_early_stopping_ends_a_resumed_training_when_it_would_have(kill, tmp_path):
     def run(folder, **options):
         before = [Scripted()]
@@ -75,7 +77,7 @@ class Send(keras.callbacks.Callback):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("batch", [3, STEPS - 1])
+@pytest.mark.parametrize("batch", [3, pytest.param(STEPS - 1, marks=pytest.mark.slow)])
 def test_a_signal_that_ends_the_training_in_order_loses_nothing(
     batch, uninterrupted, tmp_path
 ):

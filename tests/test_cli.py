@@ -109,7 +109,11 @@ def test_progress_goes_to_standard_error_and_the_result_to_standard_output(
 
 @pytest.mark.backend_free  # on the others, where all is slower, test_import trains them
 @pytest.mark.parametrize(
-    "model", sorted(sentiment.RECIPES.keys() & kerasdl.BUILDERS.keys())
+    "model",
+    [
+        pytest.param(name, marks=() if name == "ngram_classifier" else pytest.mark.slow)
+        for name in sorted(sentiment.RECIPES.keys() & kerasdl.BUILDERS.keys())
+    ],
 )
 def test_three_classes_train_with_every_model(model, run_cli, tmp_path):
     rows = [
@@ -293,6 +297,7 @@ def test_encodings_and_byte_order_marks(
     assert json.loads(out)["count"] == 21
 
 
+@pytest.mark.slow
 @pytest.mark.backend_free
 def test_empty_endless_and_huge_reviews_are_handled(run_cli, tmp_path):
     size = 1_000_000  # ten megabytes and a million tokens
@@ -745,6 +750,7 @@ def test_an_unexpected_failure_is_one_sentence_and_code_1(run_cli, monkeypatch):
 COMMAND = [sys.executable, "-c", "from kerasdl_apps.cli import main; main()"]
 
 
+@pytest.mark.slow
 @pytest.mark.backend_free
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     data = write_csv(tmp_path / "reviews.csv", reviews(240))
@@ -769,6 +775,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     assert kerasdl.load(out)("good")
 
 
+@pytest.mark.slow
 @pytest.mark.backend_free
 def test_a_disk_that_fills_in_a_process_of_its_own(tmp_path):
     data = write_csv(tmp_path / "reviews.csv", reviews(240))

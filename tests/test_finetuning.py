@@ -361,6 +361,7 @@ def test_averages_are_validated_and_kept(source, seen, monkeypatch):
             np.testing.assert_array_equal(stochastic[1][path], value)
 
 
+@pytest.mark.slow
 def test_a_stage_that_does_not_fit_into_memory_is_computed_in_parts(cnn, monkeypatch):
     run, tried = finetuning.run_epochs, []
 

@@ -96,6 +96,7 @@ def fashion():
     return load_images("fashion_mnist")
 
 
+@pytest.mark.slow
 def test_the_sample_is_part_of_fashion_mnist_split_by_split(fashion):
     sample, whole = load_images("sample"), fashion
     assert (len(whole.train), len(whole.test)) == (60_000, 10_000)

@@ -118,6 +118,7 @@ def test_jax_and_torch_never_import_tensorflow(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.backend_free
 def test_tensorflow_keeps_its_banner_to_itself(tmp_path, monkeypatch):
     data = tmp_path / "data.tsv"

@@ -296,7 +296,7 @@ def test_single_head_is_the_textbook_network():
 @EACH
 def test_plain_fit_takes_arrays(case):
     model = lightly(case.build())
-    history = model.fit(case.batch(), LABELS, batch_size=4, epochs=2, verbose=0).history
+    history = model.fit(case.batch(), LABELS, batch_size=4, verbose=0).history
     assert set(history) == {"loss", "accuracy"}
     assert np.isfinite(history["loss"]).all()
 
@@ -307,7 +307,7 @@ def test_plain_fit_takes_a_batch_source_with_soft_labels(case):
     ids = np.arange(lengths.sum(), dtype="int32") % 29 + 1
     inputs = {name: Ragged.from_lengths(ids, lengths) for name in case.inputs.names}
     soft = np.eye(3, dtype="float32")[np.arange(8) % 3] * 0.9 + 0.1 / 3
-    model = case.build(num_classes=3)
+    model = lightly(case.build(num_classes=3))
     source = BatchSource(inputs, soft, batch_size=4, seed=0)
     history = model.fit(source, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -158,6 +158,7 @@ def test_training_is_in_half_and_what_it_gives_in_float32(watched, built):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
 def test_a_killed_training_goes_on_bit_for_bit(name, watched, built, kill, tmp_path):
     recipe = replace(PLAIN_CNN, precision=name, ema=0.9, clip=1.0, schedule="one_cycle")

@@ -27,6 +27,13 @@ def few(tmp_path):
     return replace(NGRAM, data=data, batch_size=8)
 
 
+@pytest.fixture
+def recipe(tmp_path):
+    """As many texts as one training needs."""
+    data = write_tsv(tmp_path / "texts.tsv", make_texts(210, noise=0.2))
+    return replace(NGRAM, data=data, batch_size=32)
+
+
 def left(folder) -> dict:
     """Return all that a run leaves, times apart."""
     rows = (folder / "history.csv").read_text().splitlines()
@@ -41,6 +48,7 @@ def left(folder) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_phase_it_was_in(few, kill, run_cli, tmp_path):
     kerasdl.train(few, out=tmp_path / "a")
     out = tmp_path / "run"
@@ -64,6 +72,7 @@ def test_a_killed_run_goes_on_in_the_phase_it_was_in(few, kill, run_cli, tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_done_is_not_trained_again(kill, tmp_path):
     texts, more = make_texts(40), make_texts(40, seed=1).examples
     recipe = replace(NGRAM, batch_size=16)
@@ -90,47 +99,47 @@ def test_a_teacher_that_is_done_is_not_trained_again(kill, tmp_path):
     assert found.history["loss"] == expected.history["loss"]
 
 
-def test_a_run_that_is_not_as_it_was_is_refused(few, kill, tmp_path):
+def test_a_run_that_is_not_as_it_was_is_refused(recipe, kill, tmp_path):
     out = tmp_path / "run"
     kill(6)
     with pytest.raises(Killed):
-        kerasdl.train(few, out=out, every_steps=1)
+        kerasdl.train(recipe, out=out, every_steps=1)
     kill(-1)
     with pytest.raises(InputError, match=f"continue it with --resume {out}, or add"):
-        kerasdl.train(few, out=out)
+        kerasdl.train(recipe, out=out)
     stored = json.loads((out / "recipe.json").read_text())
     del stored["deterministic"]  # as an earlier version has written it
     (out / "recipe.json").write_text(json.dumps(stored))
-    other = replace(few, learning_rate=0.2)
+    other = replace(recipe, learning_rate=0.2)
     with pytest.raises(InputError, match=r"settings: learning_rate was 0.1, now 0.2"):
         kerasdl.train(other, out=out, resume=True)
     with pytest.raises(InputError, match="resume needs the folder"):
-        kerasdl.train(few, resume=True)
+        kerasdl.train(recipe, resume=True)
     with pytest.raises(InputError, match="holds no run"):
-        kerasdl.train(few, out=tmp_path / "none", resume=True)
-    before = (tmp_path / "few.tsv").read_text()
-    write_tsv(tmp_path / "few.tsv", make_texts(40, noise=0.2, seed=5))
+        kerasdl.train(recipe, out=tmp_path / "none", resume=True)
+    before = (tmp_path / "texts.tsv").read_text()
+    write_tsv(tmp_path / "texts.tsv", make_texts(210, noise=0.2, seed=5))
     with pytest.raises(InputError, match="the training data; leave"):
-        kerasdl.train(few, out=out, resume=True)
-    (tmp_path / "few.tsv").write_text(before)
+        kerasdl.train(recipe, out=out, resume=True)
+    (tmp_path / "texts.tsv").write_text(before)
     run = kerasdl.train(other, out=out, force_resume=True)
     assert json.loads((out / "recipe.json").read_text())["learning_rate"] == 0.2
     assert len(run.history["loss"]) == 2
     with pytest.raises(InputError, match="is finished"):
-        kerasdl.train(few, out=out, resume=True)
+        kerasdl.train(recipe, out=out, resume=True)
 
 
-def test_a_failed_run_says_how_it_goes_on(few, tmp_path, monkeypatch, capsys):
+def test_a_failed_run_says_how_it_goes_on(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("kerasdl.training.write_results", None)
     with pytest.raises(TypeError):
-        kerasdl.train(few, out=tmp_path / "run")
+        kerasdl.train(recipe, out=tmp_path / "run")
     assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().err.replace("\n", "")
     assert runs.is_unfinished(tmp_path / "run")
 
 
-def test_options_that_disagree_with_a_run_are_refused(few, kill, refused, tmp_path):
+def test_options_that_disagree_with_a_run_are_refused(recipe, kill, refused, tmp_path):
     out = tmp_path / "run"
-    recipe = replace(few, data_options={"text_column": "text"})
+    recipe = replace(recipe, data_options={"text_column": "text"})
     kill(6)
     with pytest.raises(Killed):
         kerasdl.train(recipe, out=out, every_steps=1)
@@ -144,7 +153,7 @@ def test_options_that_disagree_with_a_run_are_refused(few, kill, refused, tmp_pa
     refused("tabular", "train", words=["--target"])
 
 
-def test_one_process_per_folder(few, tmp_path):
+def test_one_process_per_folder(recipe, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     code = f"""
@@ -159,7 +168,7 @@ with locked(pathlib.Path({str(out)!r})):
     with subprocess.Popen([sys.executable, "-c", code], **pipe) as other:
         pid = other.stdout.readline().strip()
         with pytest.raises(InputError, match=f"in use by process {pid};"):
-            kerasdl.train(few, out=out)
+            kerasdl.train(recipe, out=out)
         other.communicate("\n")
     # It was killed: its lock is still there, but nobody holds it.
     assert (out / LOCK_FILE).exists()

@@ -201,6 +201,7 @@ def test_regression_learns_a_formula_and_its_range_holds(tmp_path):
     assert 0.7 < np.mean(inside) <= 1
 
 
+@pytest.mark.slow
 def test_small_tables_are_cross_validated(tmp_path):
     path, _ = linear_table(tmp_path / "data.csv", count=60)
     recipe = Recipe(

@@ -39,6 +39,7 @@ def test_plain_sentences_get_their_label(predictor):
     assert found == SENTENCES
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_prepared(), reason="IMDB is not prepared")
 def test_imdb_accuracy_is_the_measured_one(predictor):
     test = imdb().test.subset(range(0, 25000, 20))
@@ -47,6 +48,7 @@ def test_imdb_accuracy_is_the_measured_one(predictor):
     assert right.mean() > 0.92 - 3 * (0.92 * 0.08 / 1250) ** 0.5
 
 
+@pytest.mark.slow
 def test_fashion_accuracy_is_the_measured_one():
     """The sample's test images are of the official test split."""
     predictor = kerasdl.load("fashion-mnist")

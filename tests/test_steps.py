@@ -85,8 +85,13 @@ def test_parts_in_mixed_precision(policy, tolerance):
     finally:
         keras.config.set_dtype_policy("float32")
     set_training_step(models[1], micro_batches=3)
-    (expected, _), (found, _) = (gradients(m, SERIES, LABELS) for m in models)
-    assert_close(found, expected, tolerance)
+    expected, found = (
+        np.concatenate([part.ravel() for part in gradients(m, SERIES, LABELS)[0]])
+        for m in models
+    )
+    # As a vector: how a processor rounds to 8 bits decides the single numbers.
+    distance = np.linalg.norm(found - expected)
+    assert distance <= tolerance * np.linalg.norm(expected)
     scaled = isinstance(models[1].optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (policy == "mixed_float16")
 

@@ -171,6 +171,7 @@ def test_a_run_that_cannot_have_them_is_refused_before_it_begins(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_no_other_backend_is_imported(tmp_path):
     pytest.importorskip("tensorboardX")
     code = (

@@ -197,6 +197,7 @@ def test_calibration_improves_or_keeps_the_log_loss_on_validation(build):
     assert calibrated <= log_loss() + 1e-9
 
 
+@pytest.mark.slow
 def test_unlabelled_texts_teach_the_deep_branch_and_leave_the_bag():
     recipe = Recipe(
         build="sentiment",

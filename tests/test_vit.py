@@ -221,6 +221,7 @@ def test_compact_forms_take_any_size(size):
     assert np.isfinite(logits(model, images(2, *size, 1))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pooling", "positions"),
     [("token", "sinusoidal"), ("mean", "learned"), ("sequence", "sinusoidal")],
