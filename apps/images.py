@@ -101,11 +101,79 @@ def vit() -> Recipe:
     )
 
 
+def alexnet() -> Recipe:
+    """AlexNet (Krizhevsky 2014) with smaller dense layers, on 64 pixels or more."""
+    return replace(
+        cnn(),
+        build="alexnet",
+        arguments={"hidden_units": (512, 512), "dropout": 0.4},
+        encoder={"smallest": 64},
+        learning_rate=1e-3,
+    )
+
+
+def vgg() -> Recipe:
+    """VGG-11 (Simonyan & Zisserman 2014) with batch norms, half as wide."""
+    return replace(
+        cnn(),
+        build="vgg",
+        arguments={
+            "variant": "vgg11",
+            "width": 32,
+            "hidden_units": (256,),
+            "normalize": True,
+            "dropout": 0.4,
+        },
+        encoder={"smallest": 32},
+        learning_rate=3e-3,
+    )
+
+
+def inception() -> Recipe:
+    """GoogLeNet (Szegedy et al. 2014) with its auxiliary classifiers."""
+    return replace(
+        cnn(),
+        build="inception",
+        arguments={"aux_heads": True},
+        encoder={"smallest": 64},
+        batch_size=64,
+        learning_rate=2e-3,
+    )
+
+
+def densenet() -> Recipe:
+    """A DenseNet (Huang et al. 2016) of the CIFAR form, with 22 layers."""
+    return replace(
+        cnn(),
+        build="densenet",
+        arguments={"variant": "densenet40", "depths": (6, 6, 6)},
+        batch_size=64,
+        learning_rate=3e-3,
+    )
+
+
+def efficientnet() -> Recipe:
+    """EfficientNet-B0 (Tan & Le 2019), on images of 64 pixels or more."""
+    return replace(
+        cnn(),
+        build="efficientnet",
+        arguments={},
+        encoder={"smallest": 64},
+        batch_size=64,
+        learning_rate=3e-3,
+    )
+
+
 RECIPES = {
+    "alexnet": alexnet,
     "cnn": cnn,
     "cnn_deep": cnn_deep,
+    "densenet": densenet,
+    "efficientnet": efficientnet,
+    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
+    "vgg": vgg,
     "vit": vit,
 }
 
@@ -140,10 +208,7 @@ def recipe(
 
         chosen = finetuning(pretrained)
     else:
-        try:
-            check_choice("model", model, RECIPES)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        check_choice("model", model, RECIPES, error=InputError)
         chosen = RECIPES[model]()
     changes = {name: value for name, value in changes.items() if value is not None}
     if changes.get("augment") == "none":  # what is not mirrored in training, either

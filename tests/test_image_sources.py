@@ -110,6 +110,7 @@ def test_the_sample_is_part_of_fashion_mnist_split_by_split(fashion):
             assert (image.tobytes(), label) in known
 
 
+@pytest.mark.slow
 def test_the_sample_is_chosen_as_its_script_says(fashion):
     script = ROOT / "benchmarks" / "make_fashion_sample.py"
     spec = importlib.util.spec_from_file_location("make_fashion_sample", script)

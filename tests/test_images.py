@@ -379,6 +379,17 @@ def test_size_channels_and_statistics_can_be_given():
     assert np.isfinite(constant["image"].pad(0)).all()
 
 
+def test_small_arrays_are_enlarged_and_nothing_else(tmp_path):
+    def size(examples, **options):
+        return ImageEncoder.fit_encode(examples, **options)[0].size
+
+    wide = some_arrays()[:, :4]
+    assert size(wide, smallest=6) == (6, 12)
+    assert size(wide, smallest=4) == (4, 8)
+    assert size(wide, smallest=6, image_size=5) == (5, 5)
+    assert size(some_photos(tmp_path), smallest=64) == (224, 224)
+
+
 def test_a_crop_happens_once(tmp_path):
     photos = some_photos(tmp_path)
     for examples in (photos, some_arrays()):

@@ -171,6 +171,7 @@ def test_a_bundle_holds_the_main_tower(tmp_path):
     np.testing.assert_allclose(again.answers(x), predictor.answers(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_heads_survive_a_keras_file(headed, tmp_path):
     headed.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")

@@ -185,6 +185,7 @@ def test_a_killed_training_goes_on_bit_for_bit(name, watched, built, kill, tmp_p
         assert int(keras.ops.convert_to_numpy(slots["step_counter"])) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_float16_trains_as_float32_does(options):
     arguments = {**PLAIN_CNN.arguments, "dropout": 0.0}

@@ -119,7 +119,7 @@ def test_a_run_that_is_not_as_it_was_is_refused(recipe, kill, tmp_path):
         kerasdl.train(recipe, out=tmp_path / "none", resume=True)
     before = (tmp_path / "texts.tsv").read_text()
     write_tsv(tmp_path / "texts.tsv", make_texts(210, noise=0.2, seed=5))
-    with pytest.raises(InputError, match="the training data; leave"):
+    with pytest.raises(InputError, match="the training data; the test data; leave"):
         kerasdl.train(recipe, out=out, resume=True)
     (tmp_path / "texts.tsv").write_text(before)
     run = kerasdl.train(other, out=out, force_resume=True)

@@ -216,6 +216,7 @@ def test_unknown_level_is_refused():
         TextEncoder.fit(TEXTS, level="words")
 
 
+@pytest.mark.slow
 def test_ten_megabytes_in_one_text():
     encoder = TextEncoder.fit(TEXTS, min_count=1, ngram_orders=(1, 2))
     text = "a good film, " * (10 * 2**20 // 13)

@@ -115,6 +115,7 @@ def test_a_given_test_split_is_what_is_measured(tmp_path):
     assert (metrics["set"], metrics["count"]) == ("data test", 8)
 
 
+@pytest.mark.slow
 def test_few_texts_are_cross_validated_by_models_that_have_not_seen_them(
     tmp_path, monkeypatch
 ):

@@ -59,6 +59,7 @@ class ImageEncoder:
         examples: np.ndarray | Photos,
         *,
         image_size: int | tuple[int, int] | None = None,
+        smallest: int = 1,
         channels: int | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
@@ -72,6 +73,8 @@ class ImageEncoder:
             examples: Pixel arrays `(count, h, w, c)`, or image files.
             image_size: Side, or height and width, of the model's input; the arrays' own
                 or 224 for files if omitted.
+            smallest: Where `image_size` is omitted, arrays of a shorter side are
+                enlarged until it is so long.
             channels: 1 for grey or 3 for colour; the arrays' own or 3 if omitted.
             mean: Mean of each channel, measured if omitted.
             std: Standard deviation of each channel, measured if omitted.
@@ -83,7 +86,7 @@ class ImageEncoder:
             InputError: If an image cannot be read; names it.
         """
         examples = _examples(examples)
-        size, channels = _shape(examples, image_size, channels)
+        size, channels = _shape(examples, image_size, smallest, channels)
         unscaled = (0.0,) * channels, (1.0,) * channels
         encoder = cls(size, channels, *unscaled, crop, interpolation, cache_mb)
         pictures = encoder._prepared(examples)
@@ -289,11 +292,13 @@ def _examples(examples) -> np.ndarray | Photos | list:
     return examples
 
 
-def _shape(examples, image_size, channels) -> tuple[tuple[int, int], int]:
+def _shape(examples, image_size, smallest, channels) -> tuple[tuple[int, int], int]:
     """Return size and channels, as asked for or as the images have them."""
     is_array = isinstance(examples, np.ndarray)
     if image_size is None:
-        image_size = examples.shape[1:3] if is_array else PHOTO_SIZE
+        image_size = examples.shape[1:3] if is_array else (PHOTO_SIZE, PHOTO_SIZE)
+        growth = max(1, smallest / max(1, min(image_size)))
+        image_size = [round(growth * side) for side in image_size]
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     if channels is None:
