@@ -102,6 +102,28 @@ def test_a_replay_is_the_step_bit_for_bit(name, traces, monkeypatch):
     assert all(map(np.array_equal, found, expected))
 
 
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+def test_a_trace_computes_nothing_twice_and_no_random_number_once():
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from kerasdl.backend import torch_traces
+
+    def compute(x):
+        back_and_forth = x.t().permute(1, 0)
+        noise = torch.rand_like(x) - torch.rand_like(x)
+        return [back_and_forth.cos() + x.cos(), noise]
+
+    x = torch.arange(6.0).reshape(2, 3)
+    module = make_fx(compute)(x)
+    torch_traces._simplify(module)
+    calls = [n.name for n in module.graph.nodes if n.op == "call_function"]
+    assert sorted(calls) == ["add", "cos", "rand_like", "rand_like_1", "sub"]
+    found, noise = module(x)
+    torch.testing.assert_close(found, 2 * x.cos())
+    assert noise.abs().min() > 0
+
+
 def test_what_draws_outside_its_variables_is_not_replayed(traces):
     found, _ = trained(model(noisy=True), quickly=True)
     assert traces == [None, None]

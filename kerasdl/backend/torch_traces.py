@@ -142,29 +142,57 @@ class _Flat:
 
 
 def _simplify(module: torch.fx.GraphModule) -> None:
-    """Leave out what changes nothing, and compute once what is always the same."""
-    graph, known = module.graph, {}
+    """Leave out what changes nothing, and compute once what is the same again."""
+    graph, known, before = module.graph, {}, {}
     for node in list(graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(module, node.target)
         elif node.op != "call_function":
             continue
-        elif node.target is torch.ops.aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-        elif _is_pure(node) and known.keys() >= set(node.all_input_nodes):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.get)
-            value = node.target(*args, **kwargs)
-            if isinstance(value, torch.Tensor):
-                name = f"known{len(known)}"
-                module.register_buffer(name, value)
-                with graph.inserting_before(node):
-                    constant = graph.get_attr(name)
-                known[constant] = value
-                node.replace_all_uses_with(constant)
+        elif (same := _undone(node)) is not None:
+            node.replace_all_uses_with(same)
+        elif not _is_pure(node):
+            continue
+        elif known.keys() >= set(node.all_input_nodes):
+            _compute_now(module, node, known)
+        else:
+            call = node.target, node.args, tuple(node.kwargs.items())
+            if (same := before.setdefault(call, node)) is not node:
+                node.replace_all_uses_with(same)
     graph.eliminate_dead_code()
     # Arguments and results are flat lists as they are.
     graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
+
+
+def _compute_now(module: torch.fx.GraphModule, node: torch.fx.Node, known: dict):
+    """Put the result of a call whose arguments are `known` in its place."""
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.get)
+    value = node.target(*args, **kwargs)
+    if isinstance(value, torch.Tensor):
+        name = f"known{len(known)}"
+        module.register_buffer(name, value)
+        with module.graph.inserting_before(node):
+            constant = module.graph.get_attr(name)
+        known[constant] = value
+        node.replace_all_uses_with(constant)
+
+
+def _undone(node: torch.fx.Node) -> torch.fx.Node | None:
+    """Return what a call that changes nothing was given; `None` for another call."""
+    if node.target is torch.ops.aten.detach.default:
+        return node.args[0]
+    if _is_transpose(node) and _is_transpose(node.args[0]):
+        return node.args[0].args[0]
+    return None
+
+
+def _is_transpose(node: torch.fx.Node) -> bool:
+    """Say whether a call swaps the axes of a matrix."""
+    is_swap = node.target is torch.ops.aten.t.default
+    return is_swap or (
+        node.target is torch.ops.aten.permute.default and list(node.args[1]) == [1, 0]
+    )
 
 
 def _is_pure(node: torch.fx.Node) -> bool:
