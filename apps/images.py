@@ -108,7 +108,9 @@ def alexnet() -> Recipe:
         build="alexnet",
         arguments={"hidden_units": (512, 512), "dropout": 0.4},
         encoder={"smallest": 64},
-        learning_rate=1e-3,
+        epochs=8,
+        batch_size=64,
+        learning_rate=5e-4,
     )
 
 
@@ -125,42 +127,47 @@ def vgg() -> Recipe:
             "dropout": 0.4,
         },
         encoder={"smallest": 32},
-        learning_rate=3e-3,
+        epochs=8,
+        batch_size=64,
+        learning_rate=5e-4,
     )
 
 
 def inception() -> Recipe:
-    """GoogLeNet (Szegedy et al. 2014) with its auxiliary classifiers."""
+    """GoogLeNet (Szegedy et al. 2014), without its auxiliary classifiers."""
     return replace(
         cnn(),
         build="inception",
-        arguments={"aux_heads": True},
-        encoder={"smallest": 64},
+        arguments={},
+        encoder={"smallest": 32},
+        epochs=8,
         batch_size=64,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
     )
 
 
 def densenet() -> Recipe:
-    """A DenseNet (Huang et al. 2016) of the CIFAR form, with 22 layers."""
+    """A DenseNet (Huang et al. 2016) of the CIFAR form, with 16 layers."""
     return replace(
         cnn(),
         build="densenet",
-        arguments={"variant": "densenet40", "depths": (6, 6, 6)},
+        arguments={"variant": "densenet40", "depths": (4, 4, 4)},
+        epochs=8,
         batch_size=64,
         learning_rate=3e-3,
     )
 
 
 def efficientnet() -> Recipe:
-    """EfficientNet-B0 (Tan & Le 2019), on images of 64 pixels or more."""
+    """EfficientNet (Tan & Le 2019), half as wide and deep as B0."""
     return replace(
         cnn(),
         build="efficientnet",
-        arguments={},
-        encoder={"smallest": 64},
+        arguments={"width": 0.5, "depth": 0.5},
+        encoder={"smallest": 32},
+        epochs=8,
         batch_size=64,
-        learning_rate=3e-3,
+        learning_rate=2e-3,
     )
 
 
