@@ -97,8 +97,8 @@ def measure(name: str, options) -> dict:
     elif (more := _enough(loops, workload, len(x), options.seconds)) > len(x):
         x, y = workload.data(more)
         loops, weights = twins.make(workload.network, x, y, batch=first, rate=RATE)
-    turns = _turns(loops, x, workload.batch, None if options.quick else peak)
-    model = _train(workload, turns, x, y, options)
+    turns = turns_of(loops, x, workload.batch, None if options.quick else peak)
+    model = train(workload, turns, x, y, options)
     trained = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     if trained != weights:
         raise ValueError(f"{name}: {trained} weights, but the twin has {weights}")
@@ -130,8 +130,15 @@ def _order(count: int, batch: int, seed: int) -> list[np.ndarray]:
     return [rows[start : start + batch] for start in range(0, count, batch)]
 
 
-def _turns(loops, x, batch: int, peak):
-    """Return what lets the twins run between the epochs, in the place of a stop."""
+def turns_of(loops, x, batch: int, peak):
+    """Return what lets the twins run between the epochs, in the place of a stop.
+
+    Args:
+        loops: Name of each twin to what trains it for an epoch, in a given order.
+        x: The examples.
+        batch: Examples of a step.
+        peak: Measures the peak of products of matrices; `None` does not.
+    """
     from kerasdl.callbacks import StopOnSignal
 
     class Turns(StopOnSignal):
@@ -167,11 +174,10 @@ def _turns(loops, x, batch: int, peak):
     return Turns()
 
 
-def _train(workload, turns, x, y, options):
-    """Train as `kerasdl.train` does once the data are read."""
+def train(workload, turns, x, y, options):
+    """Train as `kerasdl.train` does once the data are read; return the model."""
     from rich.console import Console
 
-    from kerasdl.data.batches import BatchSource, Dense
     from kerasdl.epochs import run_epochs
     from kerasdl.optimizers import make_optimizer
     from kerasdl.phases import Phases
@@ -184,20 +190,22 @@ def _train(workload, turns, x, y, options):
     rate = learning_rate_schedule("cosine", RATE, epochs * len(x) // workload.batch)
     with precision(options.precision):
         model = workload.build(optimizer=make_optimizer("adamw", rate))
-    source, validation = (
-        BatchSource(
-            {model.inputs[0].name: Dense(x[:count])},
-            y[:count],
-            batch_size=workload.batch,
-            seed=seed,
-        )
-        for count, seed in ((len(x), 0), (workload.batch, None))
-    )
+    size = workload.batch
+    source = batches(model, x, y, size)
+    validation = batches(model, x[:size], y[:size], size, seed=None)
     with tempfile.TemporaryDirectory() as folder:
         phases = Phases(Path(folder), Console(file=io.StringIO()), turns)
         run_epochs(model, recipe, source, validation, phases.phase("training"))
     turns.release()
     return model
+
+
+def batches(model, x, y, size: int, seed: int | None = 0):
+    """Return batches for a model of one input, as kerasdl takes them."""
+    from kerasdl.data.batches import BatchSource, Dense
+
+    inputs = {model.inputs[0].name: Dense(x)}
+    return BatchSource(inputs, y, batch_size=size, seed=seed)
 
 
 def _figures(turns, work: int, count: int) -> dict:
