@@ -10,14 +10,8 @@ from kerasdl.errors import InputError
 from kerasdl.installed import BACKENDS, is_installed
 from kerasdl.recipe import Recipe
 from kerasdl_apps import images, sentiment, tabular
-from kerasdl_apps.options import (
-    BatchSize,
-    Json,
-    console,
-    one_of,
-    print_json,
-    print_line,
-)
+from kerasdl_apps.options import BatchSize, Json, one_of
+from kerasdl_apps.output import console, print_json, print_line
 from kerasdl_apps.tables import print_table
 
 APPS = ("sentiment", "images", "tabular")

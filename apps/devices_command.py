@@ -3,7 +3,8 @@
 import os
 import platform
 
-from kerasdl_apps.options import Backend, Json, load_backend, print_json, print_line
+from kerasdl_apps.options import Backend, Json, load_backend
+from kerasdl_apps.output import print_json, print_line
 
 
 def show(

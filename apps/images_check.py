@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kerasdl_apps.options import (
-    Json,
+from kerasdl_apps.options import Json
+from kerasdl_apps.output import (
     check_writable,
     console,
     print_json,

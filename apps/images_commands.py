@@ -31,16 +31,18 @@ from kerasdl_apps.options import (
     Seed,
     Tensorboard,
     TrainedBundle,
-    check_writable,
-    console,
     given,
     load_backend,
     one_of,
+    resumed_recipe,
+    train_recipe,
+)
+from kerasdl_apps.output import (
+    check_writable,
+    console,
     print_json,
     print_line,
     print_metrics,
-    resumed_recipe,
-    train_recipe,
     write_csv,
 )
 

@@ -9,7 +9,8 @@ from kerasdl.cluster import find_cluster
 from kerasdl.errors import InputError
 from kerasdl.recipe import Recipe
 from kerasdl.untrusted import shown
-from kerasdl_apps.options import choose_backend, console
+from kerasdl_apps.options import choose_backend
+from kerasdl_apps.output import console
 
 AUTO = "auto"
 

@@ -5,13 +5,8 @@ import math
 import re
 import sys
 
-from kerasdl_apps.options import (
-    Backend,
-    Json,
-    load_backend,
-    print_json,
-    print_line,
-)
+from kerasdl_apps.options import Backend, Json, load_backend
+from kerasdl_apps.output import print_json, print_line
 
 LINK = re.compile(r"\[([^\]]+)\]\(\s*(\S+?)\)", re.DOTALL)
 

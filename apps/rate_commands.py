@@ -13,9 +13,11 @@ from kerasdl_apps.options import (
     Optimizer,
     Quick,
     Seed,
+    load_backend,
+)
+from kerasdl_apps.output import (
     check_writable,
     console,
-    load_backend,
     print_json,
     print_line,
 )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from kerasdl.untrusted import shown
-from kerasdl_apps.options import print_line
+from kerasdl_apps.output import print_line
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

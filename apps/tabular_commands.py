@@ -33,15 +33,17 @@ from kerasdl_apps.options import (
     Seed,
     Tensorboard,
     TrainedBundle,
-    check_writable,
     given,
     load_backend,
     one_of,
+    resumed_recipe,
+    train_recipe,
+)
+from kerasdl_apps.output import (
+    check_writable,
     print_json,
     print_line,
     print_metrics,
-    resumed_recipe,
-    train_recipe,
     write_csv,
 )
 
