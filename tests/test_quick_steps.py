@@ -90,6 +90,68 @@ def test_a_quick_training_is_that_of_keras(name):
         assert results[0][1][key] == pytest.approx(values, rel=1e-4)
 
 
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+def test_fused_adam_takes_gradients_that_lie_otherwise_in_memory():
+    import torch
+
+    from kerasdl.backend.torch_adam import FusedAdam
+
+    start = RANDOM.normal(size=(3, 4, 5)).astype("float32")
+    gradient = torch.tensor(RANDOM.normal(size=(5, 4, 3)).astype("float32"))
+    gradient = gradient.permute(2, 1, 0)  # as those of convolutions are
+    results = []
+    for fused in (True, False):
+        weight = keras.Variable(start, name="kernel")
+        optimizer = keras.optimizers.Adam(0.1)
+        optimizer.build([weight])
+        for step in range(1, 4):
+            if fused:
+                optimizer.iterations.assign(step)
+                update = FusedAdam.of(optimizer, [weight])
+                with torch.no_grad():
+                    update([step * gradient], torch.tensor(0.1))
+            else:
+                optimizer.apply([step * gradient], [weight])
+        results.append(keras.ops.convert_to_numpy(weight))
+    np.testing.assert_allclose(*results, atol=1e-4)
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+def test_fused_adam_leaves_weights_that_lie_otherwise_to_keras():
+    import torch
+
+    from kerasdl.backend.torch_adam import FusedAdam
+
+    weight = keras.Variable(np.ones((3, 4), "float32"), name="kernel")
+    weight._value = torch.nn.Parameter(torch.ones(4, 3).t())
+    optimizer = keras.optimizers.Adam(0.1)
+    optimizer.build([weight])
+    assert FusedAdam.of(optimizer, [weight]) is None
+
+
+def test_convolutions_train_as_those_of_keras():
+    """Wide enough for kernels whose gradients lie otherwise in memory."""
+    import kerasdl
+
+    results = []
+    for quickly in (True, False):
+        backend.set_seed(0)
+        network = kerasdl.cnn(
+            (8, 8, 3), 3, filters=(32, 64), optimizer="adam", learning_rate=1e-2
+        )
+        random = np.random.default_rng(0)
+        images = random.normal(size=(128, 8, 8, 3)).astype("float32")
+        labels = random.integers(0, 3, 128)
+        arguments = {"batch_size": 64, "epochs": 3, "shuffle": False, "verbose": 0}
+        if quickly:
+            with quick_steps(network):
+                history = network.fit(images, labels, **arguments).history
+        else:
+            history = network.fit(images, labels, **arguments).history
+        results.append(history["loss"])
+    np.testing.assert_allclose(*results, rtol=1e-2)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_replay_is_the_step_bit_for_bit(name, traces, monkeypatch):
     from kerasdl.backend import torch_traces

@@ -66,7 +66,8 @@ class FusedAdam:
             places, weights, momenta, velocities = zip(*used, strict=True)
             torch._fused_adamw_(
                 weights,
-                [gradients[place] for place in places],
+                # The kernel goes through memory: all must lie in the same order.
+                [gradients[place].contiguous() for place in places],
                 momenta,
                 velocities,
                 [],
@@ -82,4 +83,6 @@ class FusedAdam:
 
 
 def _is_plain(variable) -> bool:
-    return variable.value.dtype == torch.float32 and variable.constraint is None
+    value = variable.value
+    is_float = value.dtype == torch.float32 and value.is_contiguous()
+    return is_float and variable.constraint is None
