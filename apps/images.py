@@ -101,21 +101,11 @@ def vit() -> Recipe:
     )
 
 
-def alexnet() -> Recipe:
-    """AlexNet (Krizhevsky 2014) with smaller dense layers, on 64 pixels or more."""
-    return replace(
-        cnn(),
-        build="alexnet",
-        arguments={"hidden_units": (512, 512), "dropout": 0.4},
-        encoder={"smallest": 64},
-        epochs=6,
-        batch_size=64,
-        learning_rate=5e-4,
-    )
-
-
 def vgg() -> Recipe:
-    """VGG-11 (Simonyan & Zisserman 2014) with batch norms, a quarter as wide."""
+    """VGG-11 (Simonyan & Zisserman 2014) with batch norms, a quarter as wide.
+
+    The embedded sample: 87.8 % (1 seed) in 211 s, on PyTorch beside other work.
+    """
     return replace(
         cnn(),
         build="vgg",
@@ -133,21 +123,11 @@ def vgg() -> Recipe:
     )
 
 
-def inception() -> Recipe:
-    """GoogLeNet (Szegedy et al. 2014), without its auxiliary classifiers."""
-    return replace(
-        cnn(),
-        build="inception",
-        arguments={},
-        encoder={"smallest": 32},
-        epochs=6,
-        batch_size=64,
-        learning_rate=1e-3,
-    )
-
-
 def densenet() -> Recipe:
-    """A DenseNet (Huang et al. 2016) of the CIFAR form, with 13 layers."""
+    """A DenseNet (Huang et al. 2016) of the CIFAR form, with 13 layers.
+
+    The embedded sample: 88.3 % (1 seed) in 495 s, on PyTorch beside other work.
+    """
     return replace(
         cnn(),
         build="densenet",
@@ -158,26 +138,10 @@ def densenet() -> Recipe:
     )
 
 
-def efficientnet() -> Recipe:
-    """EfficientNet (Tan & Le 2019), half as wide and deep as B0."""
-    return replace(
-        cnn(),
-        build="efficientnet",
-        arguments={"width": 0.5, "depth": 0.5},
-        encoder={"smallest": 32},
-        epochs=6,
-        batch_size=64,
-        learning_rate=2e-3,
-    )
-
-
 RECIPES = {
-    "alexnet": alexnet,
     "cnn": cnn,
     "cnn_deep": cnn_deep,
     "densenet": densenet,
-    "efficientnet": efficientnet,
-    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
     "vgg": vgg,
