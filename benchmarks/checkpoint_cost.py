@@ -22,7 +22,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from common import RESULTS, in_own_process, machine, record
+from common import RESULTS, in_own_process, machine, report
 
 from kerasdl.installed import BACKENDS
 
@@ -51,9 +51,7 @@ def main() -> None:
                 __file__, "--one", model, *arguments, KERAS_BACKEND=backend
             )
             row = json.loads(line)
-            print(json.dumps(row), flush=True)
-            if not options.quick:
-                record(PATH, row, ("model", "backend"))
+            report(PATH, row, ("model", "backend"), quick=options.quick)
 
 
 def measure(model: str, options) -> dict:

@@ -31,6 +31,13 @@ def in_own_process(script: str, *arguments: str, **environment: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+def report(path: Path, row: dict, key: Sequence[str], *, quick: bool) -> None:
+    """Print a row, and record it unless it only shows that the script runs."""
+    print(json.dumps(row), flush=True)
+    if not quick:
+        record(path, row, key)
+
+
 def record(path: Path, row: dict, key: Sequence[str]) -> None:
     """Add a row to a file of results, in place of an earlier one with the same key."""
     rows = json.loads(path.read_text()) if path.exists() else []

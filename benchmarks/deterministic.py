@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from common import RESULTS, in_own_process, machine, record
+from common import RESULTS, in_own_process, machine, report
 
 from kerasdl.installed import BACKENDS
 
@@ -44,9 +44,7 @@ def main() -> None:
         return
     for backend in options.backends:
         row = measure(backend, 1 if options.quick else options.pairs)
-        print(json.dumps(row), flush=True)
-        if not options.quick:
-            record(PATH, row, ["backend", "device"])
+        report(PATH, row, ("backend", "device"), quick=options.quick)
 
 
 def measure(backend: str, pairs: int) -> dict:

@@ -16,9 +16,8 @@ import json
 import os
 import statistics
 import time
-from contextlib import ExitStack
 
-from common import RESULTS, in_own_process, machine, markdown, record
+from common import RESULTS, in_own_process, machine, markdown, report
 from throughput import batches, train, turns_of
 from workloads import RATE, WORKLOADS
 
@@ -66,9 +65,8 @@ def _all(options) -> None:
                 *("--rounds", str(options.rounds)),
                 KERAS_BACKEND=backend,
             )  # fmt: skip
-            print(line, flush=True)
-            if not options.quick:
-                record(PATH, json.loads(line), ("workload", "backend"))
+            row = json.loads(line)
+            report(PATH, row, ("workload", "backend"), quick=options.quick)
 
 
 def measure(name: str, options) -> dict:
@@ -82,11 +80,11 @@ def measure(name: str, options) -> dict:
     workload = WORKLOADS[name]
     x, y = workload.data(workload.batch * FEWEST_STEPS)
     model = workload.build(optimizer=make_optimizer("adamw", RATE))
-    with ExitStack() as stack:
-        stack.enter_context(quick_steps(model))
-        if (more := _enough(model, workload, options.seconds)) > len(x):
+    source = batches(model, x, y, workload.batch)
+    with quick_steps(model):
+        if (more := _enough(model, source, workload, options.seconds)) > len(x):
             x, y = workload.data(more)
-        source = batches(model, x, y, workload.batch)
+            source = batches(model, x, y, workload.batch)
         loops = {"fit": lambda _: model.fit(source, verbose=0)}
         turns = turns_of(loops, x, workload.batch, None)
         train(workload, turns, x, y, options)
@@ -106,10 +104,8 @@ def measure(name: str, options) -> dict:
     }
 
 
-def _enough(model, workload, seconds: float) -> int:
+def _enough(model, source, workload, seconds: float) -> int:
     """Return the examples that `fit` takes so many seconds for, or what memory has."""
-    x, y = workload.data(workload.batch * FEWEST_STEPS)
-    source = batches(model, x, y, workload.batch)
     model.fit(source, verbose=0)
     start = time.perf_counter()
     model.fit(source, verbose=0)

@@ -19,7 +19,7 @@ import tempfile
 import time
 
 import numpy as np
-from common import RESULTS, in_own_process, machine, record, table
+from common import RESULTS, in_own_process, machine, report, table
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "images.json"
@@ -51,9 +51,7 @@ def main() -> None:
     for model in chosen:
         for seed in options.seeds:
             row = _in_own_process(model, seed, options)
-            print(json.dumps(row), flush=True)
-            if not options.quick:
-                record(PATH, row, KEY)
+            report(PATH, row, KEY, quick=options.quick)
     if options.table:
         rows = json.loads(PATH.read_text())
         print(table(rows, ("data", "model", "backend"), SHOWN))

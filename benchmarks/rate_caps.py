@@ -10,12 +10,11 @@ cap. `pretrained` is not measured: it needs weights that do not come with the pa
 """
 
 import argparse
-import json
 import os
 from dataclasses import replace
 
 import numpy as np
-from common import RESULTS, record
+from common import RESULTS, report
 
 PATH = RESULTS / "rate_caps.json"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -55,9 +54,7 @@ def main() -> None:
     for seed in options.seeds:
         for model in options.models:
             row = measure(model, seed, quick=options.quick)
-            print(json.dumps(row), flush=True)
-            if not options.quick:
-                record(PATH, row, ("model", "seed"))
+            report(PATH, row, ("model", "seed"), quick=options.quick)
 
 
 def measure(model: str, seed: int, *, quick: bool) -> dict:

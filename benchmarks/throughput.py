@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, in_own_process, machine, markdown, record
+from common import RESULTS, in_own_process, machine, markdown, report
 from workloads import RATE, WORKLOADS
 
 from kerasdl.installed import BACKENDS
@@ -71,9 +71,7 @@ def main() -> None:
                 *("--precision", options.precision),
                 KERAS_BACKEND=backend,
             )  # fmt: skip
-            print(line, flush=True)
-            if not options.quick:
-                record(PATH, json.loads(line), KEY)
+            report(PATH, json.loads(line), KEY, quick=options.quick)
 
 
 def measure(name: str, options) -> dict:

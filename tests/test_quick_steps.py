@@ -1,10 +1,13 @@
 """Steps with little Python: the same training, and where they step aside."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+import kerasdl
 from kerasdl import backend
 from kerasdl.optimizers import make_optimizer
 from kerasdl.schedules import learning_rate_schedule
@@ -39,15 +42,17 @@ def model(optimizer="adamw", *, noisy=False, dropout=0.0, **options):
     )
 
 
-def trained(model, *, quickly, weights=None):
+def trained(model, images=IMAGES, labels=LABELS, *, quickly, weights=None, batch=8):
     backend.set_seed(1)
-    arguments = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
-    if quickly:
-        with quick_steps(model):
-            logs = model.fit(IMAGES, LABELS, sample_weight=weights, **arguments)
-        assert "train_step" not in vars(model)
-    else:
-        logs = model.fit(IMAGES, LABELS, sample_weight=weights, **arguments)
+    with quick_steps(model) if quickly else nullcontext():
+        logs = model.fit(
+            *(images, labels, batch),
+            sample_weight=weights,
+            epochs=3,
+            shuffle=False,
+            verbose=0,
+        )
+    assert "train_step" not in vars(model)
     variables = [*model.variables, *model.optimizer.variables]
     return [keras.ops.convert_to_numpy(v) for v in variables], logs.history
 
@@ -131,25 +136,18 @@ def test_fused_adam_leaves_weights_that_lie_otherwise_to_keras():
 
 def test_convolutions_train_as_those_of_keras():
     """Wide enough for kernels whose gradients lie otherwise in memory."""
-    import kerasdl
-
-    results = []
+    random = np.random.default_rng(0)
+    images = random.normal(size=(128, 8, 8, 3)).astype("float32")
+    labels = random.integers(0, 3, 128)
+    losses = []
     for quickly in (True, False):
         backend.set_seed(0)
         network = kerasdl.cnn(
             (8, 8, 3), 3, filters=(32, 64), optimizer="adam", learning_rate=1e-2
         )
-        random = np.random.default_rng(0)
-        images = random.normal(size=(128, 8, 8, 3)).astype("float32")
-        labels = random.integers(0, 3, 128)
-        arguments = {"batch_size": 64, "epochs": 3, "shuffle": False, "verbose": 0}
-        if quickly:
-            with quick_steps(network):
-                history = network.fit(images, labels, **arguments).history
-        else:
-            history = network.fit(images, labels, **arguments).history
-        results.append(history["loss"])
-    np.testing.assert_allclose(*results, rtol=1e-2)
+        _, history = trained(network, images, labels, quickly=quickly, batch=64)
+        losses.append(history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

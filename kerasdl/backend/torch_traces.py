@@ -50,8 +50,8 @@ class Replayed:
         )
         self.trained = {id(variable) for variable in trained}
         self.seconds, self.traced = defaultdict(float), {}
-        values = [variable.value for variable in self.variables]
-        is_small = sum(value.nbytes for value in values) <= MOST_BYTES
+        size = sum(variable.value.nbytes for variable in self.variables)
+        is_small = size <= MOST_BYTES
         self.may_trace = is_small and on_processor(self.variables)
 
     def __call__(self, data):

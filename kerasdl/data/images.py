@@ -296,9 +296,9 @@ def _shape(examples, image_size, smallest, channels) -> tuple[tuple[int, int], i
     """Return size and channels, as asked for or as the images have them."""
     is_array = isinstance(examples, np.ndarray)
     if image_size is None:
-        image_size = examples.shape[1:3] if is_array else (PHOTO_SIZE, PHOTO_SIZE)
-        growth = max(1, smallest / max(1, min(image_size)))
-        image_size = [round(growth * side) for side in image_size]
+        image_size = (
+            _enlarged(examples.shape[1:3], smallest) if is_array else PHOTO_SIZE
+        )
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     if channels is None:
@@ -310,6 +310,11 @@ def _shape(examples, image_size, smallest, channels) -> tuple[tuple[int, int], i
             "in pixels"
         )
     return size, channels
+
+
+def _enlarged(sides: tuple[int, int], smallest: int) -> tuple[int, ...]:
+    growth = max(1, smallest / max(1, min(sides)))
+    return tuple(round(growth * side) for side in sides)
 
 
 def _is_config(config: Mapping) -> bool:
