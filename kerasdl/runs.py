@@ -33,6 +33,8 @@ BEGINNING = (
     f"{STATE_FILE}.partial",
     f"{RECIPE_FILE}.partial",
 )
+# A bundle that is being written (kerasdl.manifest).
+PARTIAL_BUNDLE = ".bundle.*"
 # As long as any name below the folder of a run.
 LONGEST_NAME = f"{CHECKPOINT_FOLDER}/{'x' * 40}/{'x' * 40}/arrays.safetensors"
 
@@ -280,8 +282,8 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
     if changes:
         write_json(folder / RECIPE_FILE, recipe)
         write_json(folder / STATE_FILE, {**state, "data": data})
-    for path in folder.glob(f"{FORMER}*"):  # of a run that was killed
-        shutil.rmtree(path, ignore_errors=True)
+    for path in [*_former(folder), *_folders(folder.glob(PARTIAL_BUNDLE))]:
+        shutil.rmtree(path, ignore_errors=True)  # what was killed has left it
     return state["run"]
 
 

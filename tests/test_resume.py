@@ -122,7 +122,10 @@ def test_a_run_that_is_not_as_it_was_is_refused(recipe, kill, tmp_path):
     with pytest.raises(InputError, match="the training data; the test data; leave"):
         kerasdl.train(recipe, out=out, resume=True)
     (tmp_path / "texts.tsv").write_text(before)
+    half = out / ".bundle.0123abcd"  # as if it had been killed while it wrote it
+    half.mkdir()
     run = kerasdl.train(other, out=out, force_resume=True)
+    assert not half.exists()
     assert json.loads((out / "recipe.json").read_text())["learning_rate"] == 0.2
     assert len(run.history["loss"]) == 2
     with pytest.raises(InputError, match="is finished"):
