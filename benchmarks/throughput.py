@@ -34,6 +34,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "throughput.json"
 KEY = ("workload", "backend", "precision", "machine")
 FEWEST_STEPS = 4
+# Of the training that the rounds stand for: whether compiling pays depends on it.
+STEPS = 10_000
 
 
 def main() -> None:
@@ -193,7 +195,8 @@ def train(workload, turns, x, y, options):
     validation = batches(model, x[:size], y[:size], size, seed=None)
     with tempfile.TemporaryDirectory() as folder:
         phases = Phases(Path(folder), Console(file=io.StringIO()), turns)
-        run_epochs(model, recipe, source, validation, phases.phase("training"))
+        phase = phases.phase("training")
+        run_epochs(model, recipe, source, validation, phase, steps=STEPS)
     turns.release()
     return model
 

@@ -35,6 +35,7 @@ def run_epochs(
     examples: Sequence = (),
     span: tuple[int, int] | None = None,
     keeping: keras.callbacks.Callback | None = None,
+    steps: int | None = None,
 ) -> History:
     """Run `model.fit`, from where it was before if it was, and return its history.
 
@@ -47,11 +48,14 @@ def run_epochs(
         examples: What the rows of `training` were, to name those of a bad batch.
         span: First epoch and end, where they are not those of the recipe.
         keeping: What keeps the best weights, in place of `standard_callbacks`.
+        steps: Of a training that is only measured, how long it would be: whether
+            compiling pays depends on it.
 
     Returns:
         Logged quantity to its value after each epoch.
     """
     first, last = span or (0, recipe.epochs)
+    steps = steps or (last - first) * training.batches_per_epoch
     current().share(model, training, validation)
     run = phase.phases
     meter = Meter(len(training.targets), in_logs=False)
@@ -77,9 +81,14 @@ def run_epochs(
         *([run.stop] if run.stop else []),
     ]
     checkpoint = phase.checkpoint(callbacks, training)
-    with progress, quick_steps(model), _named_failure(training, validation):
+    with (
+        progress,
+        quick_steps(model),
+        backend.handed_over(model, training, steps) as batches,
+        _named_failure(training, validation),
+    ):
         history = model.fit(
-            training,
+            batches,
             validation_data=validation,
             initial_epoch=max(first, checkpoint.initial_epoch) if checkpoint else first,
             epochs=last,

@@ -27,6 +27,7 @@ device_memory = _backend.device_memory
 devices = _backend.devices
 forward = _backend.forward
 fused = _backend.fused
+handed_over = _backend.handed_over
 input_gradients = _backend.input_gradients
 is_out_of_memory = _backend.is_out_of_memory
 quick_step = _backend.quick_step
@@ -45,6 +46,7 @@ __all__ = [
     "devices",
     "forward",
     "fused",
+    "handed_over",
     "input_gradients",
     "is_out_of_memory",
     "quick_step",

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasdl.backend import tensorflow_replicas
+from kerasdl.backend.tensorflow_batches import handed_over as handed_over
 
 # Take memory of a GPU as it is needed, not most of it at once; read when the first
 # tensor is put there.

@@ -183,6 +183,12 @@ def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
     return outputs, after
 
 
+@contextmanager
+def handed_over(model: keras.Model, source, steps: int) -> Iterator:  # noqa: ARG001
+    """Yield the source: on PyTorch Keras takes its batches without detours."""
+    yield source
+
+
 def training_step(
     model: keras.Model, objective, micro_batches: int, radius: float, *, combine=None
 ):

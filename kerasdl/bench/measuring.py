@@ -26,6 +26,8 @@ ROUNDS, FEWEST_ROUNDS = 5, 3
 # Epochs then grow at most so many times over until they are long enough: how long an
 # epoch takes besides its steps is not known.
 FEWEST_STEPS, GROWTH = 4, 8
+# Whether compiling pays is decided as for a training on so many examples.
+EXAMPLES = 20_000
 # Bytes that the examples of an epoch may take.
 MOST_BYTES = 2**29
 
@@ -114,6 +116,7 @@ def _run(
 ) -> Clock:
     """Train epochs on batches, and return how long they took."""
     clock = Clock(limit)
+    steps = recipe.epochs * EXAMPLES // recipe.batch_size
     with tempfile.TemporaryDirectory() as folder, clock:
         phase = Phases(Path(folder), stop=clock).phase("training")
         run_epochs(
@@ -122,6 +125,7 @@ def _run(
             source,
             ready.validation,
             phase,
+            steps=steps,
         )
     return clock
 

@@ -214,6 +214,11 @@ class BatchSource(keras.utils.PyDataset):
         """Number of batches of a whole epoch."""
         return -(-self._count // self.batch_size)
 
+    @property
+    def num_shapes(self) -> int:
+        """Number of shapes that whole batches have."""
+        return len(set(zip(*self._widths.values(), strict=True)))
+
     def check_finite(self) -> None:
         """Refuse arrays in which not all is a number.
 

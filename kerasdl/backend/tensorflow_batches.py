@@ -1,0 +1,150 @@
+"""Batches handed to TensorFlow's graph as they are made.
+
+Keras takes those of a `PyDataset` through a generator of tf.data: a thread that waits
+for the training's Python and is waited for, and several small calls around each step.
+Of a small model that is a third of the time.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+# `fit` takes any adapter, but Keras does not export the base.
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+# XLA compiles for each shape of a batch, in the time of so many steps.
+FEWEST_STEPS = 300
+# Layers of models that XLA trains no faster on a processor (docs/performance.md).
+SLOW = (
+    keras.layers.Conv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+)
+
+
+class HandedOver(DataAdapter):
+    """The batches of a source, as `fit` goes through them without tf.data.
+
+    Args:
+        source: A `kerasdl.data.batches.BatchSource`.
+    """
+
+    def __init__(self, source: keras.utils.PyDataset):
+        self.source = source
+
+    def __iter__(self):
+        return map(self.source.__getitem__, range(self.source.num_batches))
+
+    def get_tf_dataset(self):
+        """Return itself: Keras goes through anything."""
+        return self
+
+    @property
+    def num_batches(self):
+        """Number of batches of an epoch."""
+        return self.source.num_batches
+
+    @property
+    def batch_size(self):
+        """`None`: the source decides."""
+
+    def on_epoch_begin(self):
+        """Let the source take up its order."""
+        self.source.on_epoch_begin()
+
+    def on_epoch_end(self):
+        """Let the source move on."""
+        self.source.on_epoch_end()
+
+
+@contextmanager
+def handed_over(
+    model: keras.Model, source: keras.utils.PyDataset, steps: int
+) -> Iterator:
+    """Let `fit` take the batches of a source with little in between.
+
+    XLA compiles the step if there are `FEWEST_STEPS` for each shape of a batch.
+
+    Args:
+        model: Compiled model.
+        source: A `kerasdl.data.batches.BatchSource`.
+        steps: Steps of the whole training, so that it is the same when it goes on.
+
+    Yields:
+        What `fit` is to be given: the source itself where Keras deals its batches out
+        to several devices, or takes several steps at once.
+    """
+    devices = tf.distribute
+    is_alone = model.distribute_strategy is devices.get_strategy()
+    is_alone = is_alone and not devices.has_strategy()
+    if not is_alone or model.run_eagerly or model.steps_per_execution > 1:
+        yield source
+        return
+    pays = steps >= FEWEST_STEPS * source.num_shapes and _suits_xla(model)
+    model.train_function = TrainFunction(model, source, xla=model.jit_compile or pays)
+    try:
+        yield HandedOver(source)
+    finally:
+        model.train_function = None
+
+
+class TrainFunction:
+    """What Keras makes of the model's training step, for batches of NumPy arrays.
+
+    As on tf.data any number of examples fits, and any width that the first two batches
+    differ in: one trace serves all.
+
+    Args:
+        model: Compiled model.
+        source: A `kerasdl.data.batches.BatchSource`.
+        xla: Compile the step, if all that it computes can be.
+    """
+
+    def __init__(self, model: keras.Model, source: keras.utils.PyDataset, *, xla: bool):
+        self.model = model
+        self.xla = xla
+        batches = [source[i] for i in range(min(2, len(source.order)))]
+        self._specs = keras.tree.map_structure(_spec, *batches)
+        self._step = self._trace()
+
+    def _trace(self):
+        step = tf.autograph.experimental.do_not_convert(self.model.train_step)
+        # Nothing but a function within a function may have a shape that XLA must know.
+        step = tf.function(step, jit_compile=self.xla, reduce_retracing=True)
+        return tf.function(step, input_signature=[self._specs], autograph=False)
+
+    def __call__(self, batches: Iterator):
+        """Change the weights by the next batch; return the logs."""
+        batch = next(batches)
+        try:
+            return self._step(batch)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            if not self.xla:
+                raise
+        # What XLA lacks shows when it compiles, before anything has changed.
+        self.xla = False
+        self._step = self._trace()
+        return self._step(batch)
+
+
+def _suits_xla(model: keras.Model) -> bool:
+    """Say whether XLA may compile the model, and makes it no slower on a processor."""
+    before = model.jit_compile
+    with warnings.catch_warnings(action="ignore"):
+        model.jit_compile = True  # unless Keras knows better
+    may, model.jit_compile = model.jit_compile, before
+    # It would undo `kerasdl.rematerialise`, which replaces `call`.
+    return may and not any(
+        isinstance(layer, SLOW) or "call" in vars(layer)
+        for layer in model._flatten_layers()
+    )
+
+
+def _spec(*arrays):
+    _, *places = zip(*(array.shape for array in arrays), strict=True)
+    common = (sizes[0] if len(set(sizes)) == 1 else None for sizes in places)
+    return tf.TensorSpec((None, *common), arrays[0].dtype)
