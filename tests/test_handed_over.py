@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from resuming import Killed
 
+import kerasdl
 from kerasdl.backend import handed_over
 from kerasdl.data.batches import BatchSource, Dense, Ragged
 
@@ -16,11 +18,18 @@ LABELS = RANDOM.integers(0, 3, COUNT)
 WEIGHTS = RANDOM.uniform(0.5, 2, COUNT).astype("float32")
 
 
-def batches():
-    """Return the module that is TensorFlow's alone."""
-    from kerasdl.backend import tensorflow_batches
+@pytest.fixture
+def compile_from(monkeypatch):
+    """Return a function that says from how many steps and weights XLA compiles."""
 
-    return tensorflow_batches
+    def compile_from(steps, weights=0):
+        if ON_TENSORFLOW:
+            from kerasdl.backend import tensorflow_batches
+
+            monkeypatch.setattr(tensorflow_batches, "FEWEST_STEPS", steps)
+            monkeypatch.setattr(tensorflow_batches, "FEWEST_WEIGHTS", weights)
+
+    return compile_from
 
 
 def rows_source():
@@ -80,9 +89,8 @@ def trained(model, source, *, directly, epochs=2):
     ids=["rows", "texts"],
 )
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
-def test_the_training_is_that_of_keras(model, source, xla, monkeypatch):
-    if ON_TENSORFLOW:
-        monkeypatch.setattr(batches(), "FEWEST_STEPS", 0 if xla else 10**9)
+def test_the_training_is_that_of_keras(model, source, xla, compile_from):
+    compile_from(0 if xla else 10**9)
     data = source()
     found = trained(model(), data, directly=True)
     expected = trained(model(), data, directly=False)
@@ -105,9 +113,9 @@ def test_one_trace_serves_all_shapes():
 
 
 @tensorflow_alone
-@pytest.mark.parametrize(("fewest", "pays"), [(4, True), (5, False)])
-def test_xla_compiles_where_there_are_steps_enough(fewest, pays, monkeypatch):
-    monkeypatch.setattr(batches(), "FEWEST_STEPS", fewest)
+@pytest.mark.parametrize(("fewest", "pays"), [(3, True), (4, False)])
+def test_xla_compiles_where_there_are_steps_enough(fewest, pays, compile_from):
+    compile_from(fewest)
     model, source = rows_model(), rows_source()
     with handed_over(model, source, steps=18):
         assert model.train_function.xla
@@ -115,11 +123,14 @@ def test_xla_compiles_where_there_are_steps_enough(fewest, pays, monkeypatch):
     assert source.num_shapes == 4
     with handed_over(model, source, steps=18):
         assert model.train_function.xla == pays
+    compile_from(fewest, weights=10**6)
+    with handed_over(model, source, steps=18):
+        assert not model.train_function.xla
 
 
 @tensorflow_alone
-def test_xla_is_not_taken_for_windows_of_maxima(monkeypatch):
-    monkeypatch.setattr(batches(), "FEWEST_STEPS", 0)
+def test_xla_is_not_taken_for_windows_of_maxima(compile_from):
+    compile_from(0)
     more = layers.Reshape((4, 1)), layers.MaxPooling1D(2), layers.Flatten()
     model = rows_model(*more)
     with handed_over(model, rows_source(), steps=6):
@@ -128,7 +139,7 @@ def test_xla_is_not_taken_for_windows_of_maxima(monkeypatch):
 
 
 @tensorflow_alone
-def test_what_xla_lacks_is_trained_without_it(monkeypatch):
+def test_what_xla_lacks_is_trained_without_it(compile_from):
     import tensorflow as tf
 
     class Foreign(layers.Layer):
@@ -138,7 +149,7 @@ def test_what_xla_lacks_is_trained_without_it(monkeypatch):
             y = tf.numpy_function(np.zeros_like, [x], tf.float32)
             return x + tf.ensure_shape(y, x.shape)
 
-    monkeypatch.setattr(batches(), "FEWEST_STEPS", 0)
+    compile_from(0)
     model, source = rows_model(Foreign()), rows_source()
     source.start(0)
     with handed_over(model, source, 1) as handed:
@@ -166,3 +177,35 @@ def test_other_backends_take_the_source():
     source = rows_source()
     with handed_over(rows_model(), source, 1) as handed:
         assert handed is source
+
+
+@tensorflow_alone
+def test_a_killed_run_that_xla_compiles_goes_on_bit_for_bit(
+    compile_from, kill, tmp_path
+):
+    compile_from(0)
+    random = np.random.default_rng(2)
+    table = random.normal(size=(250, 3))
+    lines = [f"{a},{b},{c},{'high' if a > b else 'low'}" for a, b, c in table]
+    data = tmp_path / "rows.csv"
+    data.write_text("\n".join(["a,b,c,class", *lines]))
+    recipe = kerasdl.Recipe(
+        build="mlp",
+        kind="table",
+        arguments={"hidden": (8,), "dropout": 0.5},
+        data=str(data),
+        data_options={"target": "class"},
+        epochs=3,
+        batch_size=64,
+    )
+    whole = kerasdl.train(recipe, out=tmp_path / "whole")
+    out = tmp_path / "run"
+    kill(5)  # in the second epoch
+    with pytest.raises(Killed):
+        kerasdl.train(recipe, out=out, every_steps=1)
+    kill(-1)
+    resumed = kerasdl.train(recipe, out=out, resume=True, every_steps=1)
+    for one, other in zip(
+        *(run.predictor.model.get_weights() for run in (whole, resumed)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)

@@ -15,14 +15,16 @@ import tensorflow as tf
 # `fit` takes any adapter, but Keras does not export the base.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-# XLA compiles for each shape of a batch, in the time of so many steps.
-FEWEST_STEPS = 300
+# XLA compiles for each shape of a batch, in the time of so many steps; those of a model
+# of fewer weights take no time at all.
+FEWEST_STEPS, FEWEST_WEIGHTS = 300, 20_000
 # Layers of models that XLA trains no faster on a processor (docs/performance.md).
 SLOW = (
     keras.layers.Conv1D,
     keras.layers.DepthwiseConv2D,
     keras.layers.MaxPooling1D,
     keras.layers.MaxPooling2D,
+    keras.layers.RNN,
 )
 
 
@@ -67,7 +69,7 @@ def handed_over(
 ) -> Iterator:
     """Let `fit` take the batches of a source with little in between.
 
-    XLA compiles the step if there are `FEWEST_STEPS` for each shape of a batch.
+    XLA compiles the step of a model that it suits, if there are steps enough.
 
     Args:
         model: Compiled model.
@@ -76,15 +78,18 @@ def handed_over(
 
     Yields:
         What `fit` is to be given: the source itself where Keras deals its batches out
-        to several devices, or takes several steps at once.
+        to several devices, takes several steps at once, or makes batches while a GPU
+        computes.
     """
     devices = tf.distribute
     is_alone = model.distribute_strategy is devices.get_strategy()
     is_alone = is_alone and not devices.has_strategy()
+    is_alone = is_alone and not tf.config.list_logical_devices("GPU")
     if not is_alone or model.run_eagerly or model.steps_per_execution > 1:
         yield source
         return
-    pays = steps >= FEWEST_STEPS * source.num_shapes and _suits_xla(model)
+    shapes = source.num_shapes + 1  # that of the last batch
+    pays = steps >= FEWEST_STEPS * shapes and _suits_xla(model)
     model.train_function = TrainFunction(model, source, xla=model.jit_compile or pays)
     try:
         yield HandedOver(source)
@@ -137,6 +142,7 @@ def _suits_xla(model: keras.Model) -> bool:
     with warnings.catch_warnings(action="ignore"):
         model.jit_compile = True  # unless Keras knows better
     may, model.jit_compile = model.jit_compile, before
+    may = may and model.count_params() >= FEWEST_WEIGHTS
     # It would undo `kerasdl.rematerialise`, which replaces `call`.
     return may and not any(
         isinstance(layer, SLOW) or "call" in vars(layer)

@@ -103,7 +103,8 @@ class Speed:
 def settings_of(recipe: Recipe) -> dict:
     """Return what of a recipe decides which backend is fastest, ready for JSON.
 
-    Data, optimizer and schedule do not: they cost every backend about the same.
+    Optimizer and schedule do not: they cost every backend about the same. Of the data,
+    TensorFlow compiles for many examples alone; what is measured stands for many.
     """
     settings = {
         "build": recipe.name,

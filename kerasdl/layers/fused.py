@@ -43,7 +43,8 @@ class Conv2D(_Activated, keras.layers.Conv2D):
 class MaxPooling2D(keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D`, as quick on PyTorch as `torch.nn.MaxPool2d`.
 
-    On JAX its gradient is quicker, too. Arguments and results are those of Keras.
+    On JAX its gradient is quicker, too, and shared by equal maxima of a window.
+    Arguments and results are those of Keras.
 
     Example:
         >>> MaxPooling2D(2).compute_output_shape((2, 5, 5, 3))
