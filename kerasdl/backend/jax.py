@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax import lax
 
 from kerasdl.errors import InputError
 
@@ -237,7 +236,7 @@ def _windows_maximum(inputs, axis: int, size: int, stride: int, *, padding: str)
         length += missing
     last = (length - size) // stride * stride + 1
     places = (
-        lax.slice_in_dim(inputs, first, first + last, stride, axis)
+        jax.lax.slice_in_dim(inputs, first, first + last, stride, axis)
         for first in range(size)
     )
     return functools.reduce(jnp.maximum, places)

@@ -81,11 +81,13 @@ def handed_over(
         to several devices, takes several steps at once, or makes batches while a GPU
         computes.
     """
-    devices = tf.distribute
-    is_alone = model.distribute_strategy is devices.get_strategy()
-    is_alone = is_alone and not devices.has_strategy()
-    is_alone = is_alone and not tf.config.list_logical_devices("GPU")
-    if not is_alone or model.run_eagerly or model.steps_per_execution > 1:
+    if (
+        tf.distribute.has_strategy()
+        or model.distribute_strategy is not tf.distribute.get_strategy()
+        or tf.config.list_logical_devices("GPU")
+        or model.run_eagerly
+        or model.steps_per_execution > 1
+    ):
         yield source
         return
     shapes = source.num_shapes + 1  # that of the last batch
@@ -118,7 +120,7 @@ class TrainFunction:
 
     def _trace(self):
         step = tf.autograph.experimental.do_not_convert(self.model.train_step)
-        # Nothing but a function within a function may have a shape that XLA must know.
+        # The outer function takes all shapes; XLA compiles the inner one for each.
         step = tf.function(step, jit_compile=self.xla, reduce_retracing=True)
         return tf.function(step, input_signature=[self._specs], autograph=False)
 
@@ -138,16 +140,19 @@ class TrainFunction:
 
 def _suits_xla(model: keras.Model) -> bool:
     """Say whether XLA may compile the model, and makes it no slower on a processor."""
+    if model.count_params() < FEWEST_WEIGHTS:
+        return False
+    # It would undo `kerasdl.rematerialise`, which replaces `call`.
+    if any(
+        isinstance(layer, SLOW) or "call" in vars(layer)
+        for layer in model._flatten_layers()
+    ):
+        return False
     before = model.jit_compile
     with warnings.catch_warnings(action="ignore"):
         model.jit_compile = True  # unless Keras knows better
     may, model.jit_compile = model.jit_compile, before
-    may = may and model.count_params() >= FEWEST_WEIGHTS
-    # It would undo `kerasdl.rematerialise`, which replaces `call`.
-    return may and not any(
-        isinstance(layer, SLOW) or "call" in vars(layer)
-        for layer in model._flatten_layers()
-    )
+    return may
 
 
 def _spec(*arrays):
