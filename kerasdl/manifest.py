@@ -110,12 +110,30 @@ def _read_manifest(path: Path, required: set[str]) -> dict[str, dict]:
     return table
 
 
+def hidden(folder: Path) -> Path:
+    """Return a name beside a folder for what is not whole: begun, or half deleted."""
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+
+
+def clear_hidden(parent: Path, name: str) -> None:
+    """Delete what was called by `hidden` when its process was killed.
+
+    Args:
+        parent: Where it lies; this folder need not exist.
+        name: Regular expression of the names of the folders in question.
+    """
+    pattern = re.compile(rf"\.({name})\.[0-9a-f]{{8}}(\.old)?")
+    for path in parent.glob(".*"):
+        if pattern.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield a new folder that takes the place of `folder` when the block succeeds."""
     if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files; name a new folder")
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial = hidden(folder)
     partial.mkdir(parents=True)
     try:
         yield partial

@@ -14,12 +14,14 @@ from kerasdl.cluster import find_cluster
 from kerasdl.errors import InputError
 from kerasdl.files import whole_file
 from kerasdl.lock import LOCK_FILE, check_unlocked, locked
+from kerasdl.manifest import clear_hidden
 from kerasdl.recipe import Recipe
 from kerasdl.untrusted import check_links, read_json
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
+BUNDLE_FOLDER = "bundle"
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_FILE = f"{CHECKPOINT_FOLDER}/best.safetensors"
 # There as long as a run is unfinished.
@@ -33,8 +35,6 @@ BEGINNING = (
     f"{STATE_FILE}.partial",
     f"{RECIPE_FILE}.partial",
 )
-# A bundle that is being written (kerasdl.manifest).
-PARTIAL_BUNDLE = ".bundle.*"
 # As long as any name below the folder of a run.
 LONGEST_NAME = f"{CHECKPOINT_FOLDER}/{'x' * 40}/{'x' * 40}/arrays.safetensors"
 
@@ -282,8 +282,9 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
     if changes:
         write_json(folder / RECIPE_FILE, recipe)
         write_json(folder / STATE_FILE, {**state, "data": data})
-    for path in [*_former(folder), *_folders(folder.glob(PARTIAL_BUNDLE))]:
-        shutil.rmtree(path, ignore_errors=True)  # what was killed has left it
+    for path in _former(folder):
+        shutil.rmtree(path, ignore_errors=True)
+    clear_hidden(folder, BUNDLE_FOLDER)
     return state["run"]
 
 

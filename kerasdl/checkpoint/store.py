@@ -2,7 +2,6 @@
 
 import json
 import re
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,13 @@ import numpy as np
 import safetensors.numpy
 
 from kerasdl.errors import InputError
-from kerasdl.manifest import replacing, seal, verify
+from kerasdl.manifest import clear_hidden, hidden, replacing, seal, verify
 from kerasdl.untrusted import brief, check_links, read_json, read_tensors
 
 ARRAYS_FILE, STATE_FILE = "arrays.safetensors", "state.json"
 FORMAT = 1
 STEP_NAME = re.compile(r"step-([0-9]{8,16})")
 FINAL = "final"
-# As `replacing` calls what is not complete yet.
-LEFTOVER_NAME = re.compile(rf"\.({STEP_NAME.pattern}|{FINAL})\.[0-9a-f]+(\.old)?")
 
 
 @dataclass(frozen=True)
@@ -162,19 +159,16 @@ class Store:
         return Saved(state, read_tensors(path / ARRAYS_FILE))
 
     def _clear_leftovers(self) -> None:
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if LEFTOVER_NAME.fullmatch(path.name):
-                    shutil.rmtree(path, ignore_errors=True)
+        clear_hidden(self.folder, f"{STEP_NAME.pattern}|{FINAL}")
 
 
 def _remove(path: Path) -> None:
     """Delete a checkpoint, which must not look like a damaged one halfway through."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    deleted = hidden(path)
     try:
-        path.rename(hidden)
+        path.rename(deleted)
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.rmtree(deleted, ignore_errors=True)
 
 
 def step_name(step: int) -> str:
