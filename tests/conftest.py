@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+import kerasdl  # noqa: F401 - before Keras: it chooses TensorFlow's kernels
+
 # The workers keep the cores busy, and the models are tiny: more threads only wait.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 os.environ |= dict.fromkeys(THREADS, "1")

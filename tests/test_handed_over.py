@@ -129,12 +129,13 @@ def test_xla_compiles_where_there_are_steps_enough(fewest, pays, compile_from):
 
 
 @tensorflow_alone
-def test_xla_is_not_taken_for_windows_of_maxima(compile_from):
+@pytest.mark.parametrize(("stride", "pays"), [(1, False), (2, True)])
+def test_xla_is_taken_for_patches_and_not_for_convolutions(stride, pays, compile_from):
     compile_from(0)
-    more = layers.Reshape((4, 1)), layers.MaxPooling1D(2), layers.Flatten()
-    model = rows_model(*more)
+    convolution = layers.Conv2D(2, 2, stride, padding="same")
+    model = rows_model(layers.Reshape((2, 2, 1)), convolution, layers.Flatten())
     with handed_over(model, rows_source(), steps=6):
-        assert not model.train_function.xla
+        assert model.train_function.xla == pays
     assert model.train_function is None
 
 

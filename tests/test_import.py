@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -31,6 +32,23 @@ def test_importing_kerasdl_imports_no_backend():
         f"print(sorted(set({HEAVY}) & set(sys.modules)))"
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.backend_free
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has other kernels")
+@pytest.mark.parametrize(("given", "are_taken"), [("", True), ("0", False)])
+def test_tensorflow_takes_its_quicker_kernels_unless_told_not_to(given, are_taken):
+    done = python(
+        "import os, sys\n"
+        "os.environ.pop('TF_ENABLE_ONEDNN_OPTS', None)\n"
+        "os.environ |= {'TF_ENABLE_ONEDNN_OPTS': sys.argv[1]} if sys.argv[1] else {}\n"
+        "import kerasdl\n"
+        "kerasdl.lr_find\n"
+        "from tensorflow.python.util import _pywrap_util_port\n"
+        "print(_pywrap_util_port.IsMklEnabled())",
+        given,
+    )
+    assert done.stdout == f"{are_taken}\n", done.stderr
 
 
 @pytest.mark.backend_free

@@ -21,9 +21,8 @@ FEWEST_STEPS, FEWEST_WEIGHTS = 300, 20_000
 # Layers of models that XLA trains no faster on a processor (docs/performance.md).
 SLOW = (
     keras.layers.Conv1D,
+    keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
     keras.layers.RNN,
 )
 
@@ -144,8 +143,7 @@ def _suits_xla(model: keras.Model) -> bool:
         return False
     # It would undo `kerasdl.rematerialise`, which replaces `call`.
     if any(
-        isinstance(layer, SLOW) or "call" in vars(layer)
-        for layer in model._flatten_layers()
+        _is_slow(layer) or "call" in vars(layer) for layer in model._flatten_layers()
     ):
         return False
     before = model.jit_compile
@@ -153,6 +151,12 @@ def _suits_xla(model: keras.Model) -> bool:
         model.jit_compile = True  # unless Keras knows better
     may, model.jit_compile = model.jit_compile, before
     return may
+
+
+def _is_slow(layer: keras.layers.Layer) -> bool:
+    if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == layer.strides:
+        return False  # a product of matrices, of a vision transformer's patches say
+    return isinstance(layer, SLOW)
 
 
 def _spec(*arrays):
