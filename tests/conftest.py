@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from contextlib import contextmanager
 
 import pytest
 
@@ -16,6 +15,8 @@ import kerasdl  # noqa: F401 - before Keras: it chooses TensorFlow's kernels
 # The workers keep the cores busy, and the models are tiny: more threads only wait.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 os.environ |= dict.fromkeys(THREADS, "1")
+# On JAX they take longer to compile than to run.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 # What JAX has compiled once, later tests and their child processes read. Its files are
 # not written at a stroke, so each worker has its own folder.
@@ -94,22 +95,9 @@ def many_threads():
     return {name: v for name, v in os.environ.items() if name not in THREADS}
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Let JAX compile without optimisations: a model of a test runs for a moment."""
-    with _jax_compiling(quickly=True):
-        yield
-
-
 @pytest.fixture
-def full_compilation(quick_compilation):  # noqa: ARG001 - which it undoes
+def full_compilation():
     """Let JAX optimise: else the gradient of a maximum may be no number."""
-    with _jax_compiling(quickly=False):
-        yield
-
-
-@contextmanager
-def _jax_compiling(*, quickly):
     import keras
 
     if keras.backend.backend() != "jax":
@@ -117,9 +105,9 @@ def _jax_compiling(*, quickly):
         return
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", quickly)
+    jax.config.update("jax_disable_most_optimizations", val=False)
     yield
-    jax.config.update("jax_disable_most_optimizations", not quickly)
+    jax.config.update("jax_disable_most_optimizations", val=True)
 
 
 @pytest.fixture

@@ -32,8 +32,6 @@ IMAGE_LAYERS = (
     *(RandomRotation, RandomShift, TrivialAugmentWide),
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def numpy(tensor):
     return ops.convert_to_numpy(tensor)

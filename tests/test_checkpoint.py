@@ -16,8 +16,6 @@ from kerasdl.callbacks import Checkpoint, StopOnSignal
 from kerasdl.checkpoint import Saved, Store, Writer, join, split, step_name
 from kerasdl.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):

@@ -13,8 +13,6 @@ from kerasdl.backend import forward
 from kerasdl.models.densenet import densenet
 from kerasdl.torch_weights import load_torch_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BLOCKS = (1, 2)
 SIZE = (33, 38)  # odd and even, so that every stride meets both
 

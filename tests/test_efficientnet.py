@@ -10,8 +10,6 @@ from kerasdl.layers import StochasticDepth
 from kerasdl.models.efficientnet import efficientnet
 from kerasdl.torch_weights import load_torch_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZE = (33, 38)  # odd and even, so that every stride meets both
 SMALL = {"width": 0.25, "depth": 0.3}
 

@@ -29,7 +29,6 @@ from kerasdl.logistic import STRENGTHS, best_strength, log_losses, regress
 from kerasdl.models.pretrained import keras_hub
 from kerasdl.phases import Phases
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 QUIET = Console(quiet=True)
 CNN = {"filters": [8, 8, 16], "input_shape": list(SHAPE)}
 
@@ -426,11 +425,7 @@ def test_fine_tuning_killed_in_its_second_stage_goes_on_bit_for_bit(cnn, tmp_pat
     folder = tmp_path / "killed"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, Path(__file__).parent, folder, cnn],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": keras.backend.backend(),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `quick_compilation`
-        },
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
         capture_output=True,
         text=True,
         check=False,

@@ -12,7 +12,6 @@ from kerasdl import heatmaps
 from kerasdl.data.arrays import ArrayEncoder
 from kerasdl.predict import Classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE, OBJECT = 24, 7
 IMAGE_CASES = [case for case in CASES if len(getattr(case.inputs, "shape", ())) == 3]
 

@@ -22,8 +22,6 @@ from kerasdl.predict import Classifier
 from kerasdl.recipe import Recipe
 from kerasdl_apps import images, images_commands
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 COLOURS = {"blue": (40, 60, 200), "red": (200, 40, 30)}
 
 

@@ -16,7 +16,6 @@ from kerasdl.data.batches import BatchSource, Ragged
 from kerasdl.data.text import TextEncoder
 from kerasdl.predict import Classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Networks that take half a minute to compile.
 DEEP = ("inception", "efficientnet")
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.builder)

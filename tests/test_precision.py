@@ -23,8 +23,6 @@ from kerasdl.fit import choose_precision, fit
 from kerasdl.phases import Phases
 from kerasdl.precision import HALF, PLAIN, Choice, choose, precision
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PLAIN_CNN = replace(CNN, batch_size=16, label_smoothing=0.0)
 # Clipping, decay and averages must see gradients whose scale is taken off again.
 OPTIONS = [

@@ -11,7 +11,6 @@ from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.errors import InputError
 from kerasdl.optimizers import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 X = np.array([[1.0], [-1.0]], "float32")
 
 

@@ -14,7 +14,6 @@ from kerasdl.optimizers import make_optimizer
 from kerasdl.rate_finder import CAPS, family_of, lr_find
 from kerasdl.schedules import learning_rate_schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(64, 4)).astype("float32")
 Y = X @ RANDOM.normal(size=(4, 1)).astype("float32")

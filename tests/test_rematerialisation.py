@@ -18,8 +18,6 @@ from kerasdl.errors import InputError
 from kerasdl.precision import precision
 from kerasdl.steps import set_training_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WIDTH, DEPTH, BATCH = 32, 16, 8
 TEXTS = [
     case

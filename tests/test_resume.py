@@ -17,8 +17,6 @@ from kerasdl.fit import fit
 from kerasdl.lock import LOCK_FILE, locked
 from kerasdl.phases import Phases
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def few(tmp_path):

@@ -9,7 +9,6 @@ from kerasdl.optimizers import make_optimizer
 from kerasdl.steps import set_training_step
 from kerasdl.tasks import AuxiliaryModel, compile_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(1)
 SERIES = RANDOM.normal(size=(10, 6, 4)).astype("float32")
 SERIES[3:, 4:] = 0  # padding, not alike in all parts

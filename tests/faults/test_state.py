@@ -18,7 +18,7 @@ from kerasdl.fit import fit
 from kerasdl.phases import Phases
 from kerasdl.recipe import Recipe
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.faults
 
 PLAIN = Recipe(
     build="cnn",
