@@ -5,13 +5,15 @@ Everything public is imported on first use, so that `import kerasdl` needs no ba
 
 import importlib
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 
 from kerasdl._version import __version__
 
-# TensorFlow's quicker kernels for convolutions and products of matrices, which it takes
-# of its own accord on the newest processors alone. Read while it is imported.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# oneDNN's kernels, with which TensorFlow convolves and multiplies quicker, and which it
+# takes of its own accord on newer processors alone. Read while it is imported.
+if platform.machine() in {"x86_64", "AMD64"}:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _BUILDER_MODULES = {
     "alexnet": "kerasdl.models.alexnet",

@@ -26,7 +26,6 @@ from kerasdl.layers import GridPositions, resize_positions
 from kerasdl.manifest import MANIFEST, replacing, seal, to_json
 from kerasdl.precision import precision
 from kerasdl.predict import Classifier, Regressor
-from kerasdl.runs import BUNDLE_FOLDER
 from kerasdl.spec import (
     CARD,
     KERAS_COPY,
@@ -179,7 +178,7 @@ def find_bundle(path: str | Path) -> Path:
     """
     folder, shipped = Path(path), shipped_bundles()
     try:
-        for candidate in (folder / BUNDLE_FOLDER, folder):
+        for candidate in (folder / "bundle", folder):
             if (candidate / MANIFEST).exists():
                 check_inside(candidate, folder)
                 return candidate

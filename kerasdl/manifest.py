@@ -110,19 +110,19 @@ def _read_manifest(path: Path, required: set[str]) -> dict[str, dict]:
     return table
 
 
-def hidden(folder: Path) -> Path:
+def hidden_name(folder: Path) -> Path:
     """Return a name beside a folder for what is not whole: begun, or half deleted."""
     return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
 
 
-def clear_hidden(parent: Path, name: str) -> None:
-    """Delete what was called by `hidden` when its process was killed.
+def clear_hidden(parent: Path, names: str) -> None:
+    """Delete what had a hidden name when the process that used it was killed.
 
     Args:
         parent: Where it lies; this folder need not exist.
-        name: Regular expression of the names of the folders in question.
+        names: Regular expression of the names of the folders in question.
     """
-    pattern = re.compile(rf"\.({name})\.[0-9a-f]{{8}}(\.old)?")
+    pattern = re.compile(rf"\.({names})\.[0-9a-f]{{8}}(\.old)?")
     for path in parent.glob(".*"):
         if pattern.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
@@ -133,7 +133,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     """Yield a new folder that takes the place of `folder` when the block succeeds."""
     if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files; name a new folder")
-    partial = hidden(folder)
+    partial = hidden_name(folder)
     partial.mkdir(parents=True)
     try:
         yield partial

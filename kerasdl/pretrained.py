@@ -25,7 +25,6 @@ from kerasdl.models.pretrained import (
     keras_hub,
     settings_of,
 )
-from kerasdl.runs import BUNDLE_FOLDER
 from kerasdl.torch_weights import load_torch_weights
 from kerasdl.untrusted import brief, read_json
 
@@ -111,7 +110,7 @@ def open_pretrained(source: str | Path) -> Pretrained:
             supported.
     """
     folder = Path(source)
-    is_bundle = any((folder / name / MANIFEST).exists() for name in (BUNDLE_FOLDER, ""))
+    is_bundle = (folder / "bundle" / MANIFEST).exists() or (folder / MANIFEST).exists()
     if is_bundle or str(source) in shipped_bundles():
         return _from_bundle(source)
     if (folder / CONFIG).is_file():

@@ -19,7 +19,7 @@ from kerasdl.fit import Fitted
 from kerasdl.heatmaps import heatmaps, overlay
 from kerasdl.predict import Classifier, Regressor
 from kerasdl.recipe import Recipe
-from kerasdl.runs import BUNDLE_FOLDER, METRICS_FILE, write_json
+from kerasdl.runs import METRICS_FILE, write_json
 
 NUM_SHOWN_ERRORS = 10
 # Training images shown as the network sees them, in so many columns.
@@ -68,7 +68,7 @@ def write_results(
     """
     facts = _facts(run, fitted, training)
     save_bundle(
-        run.folder / BUNDLE_FOLDER,
+        run.folder / "bundle",
         run.predictor,
         builder=fitted.builder,
         arguments=fitted.arguments,

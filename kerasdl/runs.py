@@ -21,7 +21,6 @@ from kerasdl.untrusted import check_links, read_json
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
-BUNDLE_FOLDER = "bundle"
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_FILE = f"{CHECKPOINT_FOLDER}/best.safetensors"
 # There as long as a run is unfinished.
@@ -284,7 +283,7 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
         write_json(folder / STATE_FILE, {**state, "data": data})
     for path in _former(folder):
         shutil.rmtree(path, ignore_errors=True)
-    clear_hidden(folder, BUNDLE_FOLDER)
+    clear_hidden(folder, "bundle")
     return state["run"]
 
 

@@ -16,7 +16,8 @@ import kerasdl  # noqa: F401 - before Keras: it chooses TensorFlow's kernels
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 os.environ |= dict.fromkeys(THREADS, "1")
 # On JAX they take longer to compile than to run.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+JAX_QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ.setdefault(JAX_QUICKLY, "1")
 
 # What JAX has compiled once, later tests and their child processes read. Its files are
 # not written at a stroke, so each worker has its own folder.
@@ -91,8 +92,9 @@ def traced_once():
 
 @pytest.fixture(scope="session")
 def many_threads():
-    """The environment of a process that takes as many threads as a user's would."""
-    return {name: v for name, v in os.environ.items() if name not in THREADS}
+    """The environment of a process that computes as a user's: by all that there is."""
+    taken = *THREADS, JAX_QUICKLY
+    return {name: v for name, v in os.environ.items() if name not in taken}
 
 
 @pytest.fixture

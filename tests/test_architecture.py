@@ -44,7 +44,7 @@ ALLOWED = {  # module or folder -> kerasdl modules it may import besides the lea
     "foreign": {"manifest", "weights"},
     "precision": {"backend", "recipe"},
     "recipe": {"optimizers"},
-    "runs": {"cluster", "recipe"},
+    "runs": {"cluster", "manifest", "recipe"},
     "schedules": set(),
     "torch_weights": set(),
     "layers": {"backend", "initializers"},

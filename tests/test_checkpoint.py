@@ -105,7 +105,7 @@ def test_damaged_checkpoints_are_named_and_left_out(uninterrupted, tmp_path):
     arrays = last / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1])
     (before / "state.json").unlink()
-    (folder / ".step-00000099.abcd").mkdir()
+    (folder / ".step-00000099.0123abcd").mkdir()
     out = io.StringIO()
     assert resuming.run(tmp_path, out=out) == uninterrupted
     lines = out.getvalue().splitlines()
@@ -116,6 +116,7 @@ def test_damaged_checkpoints_are_named_and_left_out(uninterrupted, tmp_path):
     assert f"({int(third.name[5:])} steps)" in lines[2]
     kept = {path.name for path in folder.iterdir() if path.is_dir()}
     assert step_name(3 * STEPS) in kept
+    assert ".step-00000099.0123abcd" not in kept
     assert 3 <= len(kept) <= 4
     for path in folder.glob("step-*"):
         (path / "manifest.json").write_text("{}")

@@ -129,14 +129,30 @@ def test_xla_compiles_where_there_are_steps_enough(fewest, pays, compile_from):
 
 
 @tensorflow_alone
-@pytest.mark.parametrize(("stride", "pays"), [(1, False), (2, True)])
-def test_xla_is_taken_for_patches_and_not_for_convolutions(stride, pays, compile_from):
+@pytest.mark.parametrize(
+    ("layer", "with_onednn", "without"),
+    [
+        (layers.Conv2D(2, 2, padding="same"), False, True),
+        (layers.Conv2D(2, 2, 2), True, True),  # patches
+        (layers.DepthwiseConv2D(2, padding="same"), False, False),
+        (layers.MaxPooling2D(2), True, False),
+    ],
+    ids=["convolution", "patches", "depthwise", "maxima"],
+)
+def test_xla_compiles_what_it_makes_faster(
+    layer, with_onednn, without, compile_from, monkeypatch
+):
+    from kerasdl.backend import tensorflow_batches
+
     compile_from(0)
-    convolution = layers.Conv2D(2, 2, stride, padding="same")
-    model = rows_model(layers.Reshape((2, 2, 1)), convolution, layers.Flatten())
-    with handed_over(model, rows_source(), steps=6):
-        assert model.train_function.xla == pays
-    assert model.train_function is None
+    for has_onednn, pays in ((True, with_onednn), (False, without)):
+        monkeypatch.setattr(
+            tensorflow_batches, "has_onednn", lambda has_onednn=has_onednn: has_onednn
+        )
+        model = rows_model(layers.Reshape((2, 2, 1)), layer, layers.Flatten())
+        with handed_over(model, rows_source(), steps=6):
+            assert model.train_function.xla == pays
+        assert model.train_function is None
 
 
 @tensorflow_alone

@@ -15,16 +15,16 @@ import tensorflow as tf
 # `fit` takes any adapter, but Keras does not export the base.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+# It has no public way to ask.
+from tensorflow.python.util import _pywrap_util_port
+
 # XLA compiles for each shape of a batch, in the time of so many steps; those of a model
 # of fewer weights take no time at all.
 FEWEST_STEPS, FEWEST_WEIGHTS = 300, 20_000
-# Layers of models that XLA trains no faster on a processor (docs/performance.md).
-SLOW = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.RNN,
-)
+# Layers of models that XLA trains no faster on a processor (docs/performance.md), and
+# those that it does not beyond them where TensorFlow has no kernels of oneDNN.
+SLOW = keras.layers.Conv1D, keras.layers.DepthwiseConv2D, keras.layers.RNN
+SLOW_WITHOUT_ONEDNN = keras.layers.MaxPooling1D, keras.layers.MaxPooling2D
 
 
 class HandedOver(DataAdapter):
@@ -154,9 +154,17 @@ def _suits_xla(model: keras.Model) -> bool:
 
 
 def _is_slow(layer: keras.layers.Layer) -> bool:
-    if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == layer.strides:
-        return False  # a product of matrices, of a vision transformer's patches say
-    return isinstance(layer, SLOW)
+    if isinstance(layer, SLOW):
+        return True
+    if not has_onednn():
+        return isinstance(layer, SLOW_WITHOUT_ONEDNN)
+    # Windows side by side, as the patches of a ViT, are a product of matrices.
+    return isinstance(layer, keras.layers.Conv2D) and layer.kernel_size != layer.strides
+
+
+def has_onednn() -> bool:
+    """Say whether TensorFlow computes with the kernels of oneDNN."""
+    return _pywrap_util_port.IsMklEnabled()
 
 
 def _spec(*arrays):

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from kerasdl.errors import InputError
-from kerasdl.manifest import clear_hidden, hidden, replacing, seal, verify
+from kerasdl.manifest import clear_hidden, hidden_name, replacing, seal, verify
 from kerasdl.untrusted import brief, check_links, read_json, read_tensors
 
 ARRAYS_FILE, STATE_FILE = "arrays.safetensors", "state.json"
@@ -164,7 +164,7 @@ class Store:
 
 def _remove(path: Path) -> None:
     """Delete a checkpoint, which must not look like a damaged one halfway through."""
-    deleted = hidden(path)
+    deleted = hidden_name(path)
     try:
         path.rename(deleted)
     finally:

@@ -11,7 +11,12 @@ from recording import BACKEND
 
 from kerasdl import runs
 
-ENVIRONMENT = {**os.environ, "KERAS_BACKEND": BACKEND}
+# As a user's, whatever `conftest` says.
+ENVIRONMENT = {
+    **os.environ,
+    "KERAS_BACKEND": BACKEND,
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+}
 MAIN = "from kerasdl_apps.cli import main; main()"
 KILLED = -signal.SIGKILL
 
