@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import pytest
 
@@ -99,7 +100,20 @@ def many_threads():
 
 @pytest.fixture
 def full_compilation():
-    """Let JAX optimise: else the gradient of a maximum may be no number."""
+    """Let JAX optimise: else the gradient of a maximum may be wrong, or no number."""
+    with _full_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def full_compilation_of_module():
+    """Let JAX optimise in all tests of a module, and in their child processes."""
+    with _full_compilation():
+        yield
+
+
+@contextmanager
+def _full_compilation():
     import keras
 
     if keras.backend.backend() != "jax":
@@ -107,8 +121,10 @@ def full_compilation():
         return
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", val=False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(JAX_QUICKLY, "0")
+        jax.config.update("jax_disable_most_optimizations", val=False)
+        yield
     jax.config.update("jax_disable_most_optimizations", val=True)
 
 

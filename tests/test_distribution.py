@@ -15,6 +15,8 @@ import kerasdl
 from kerasdl.backend.parts import bounds
 from kerasdl.distribution import STRATEGIES, Distribution, current, distribute
 
+pytestmark = pytest.mark.usefixtures("full_compilation_of_module")
+
 SCRIPT = Path(replicas.__file__)
 BACKEND = keras.backend.backend()
 
@@ -46,7 +48,7 @@ def assert_alike(found: dict, expected: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(full_compilation_of_module):  # noqa: ARG001 - as the other devices
     return replicas.losses(Distribution())
 
 
