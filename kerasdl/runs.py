@@ -281,6 +281,7 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
     if changes:
         write_json(folder / RECIPE_FILE, recipe)
         write_json(folder / STATE_FILE, {**state, "data": data})
+    # What was killed has left it.
     for path in _former(folder):
         shutil.rmtree(path, ignore_errors=True)
     clear_hidden(folder, "bundle")

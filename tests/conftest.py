@@ -121,11 +121,13 @@ def _full_compilation():
         return
     import jax
 
+    name = JAX_QUICKLY.lower()
+    before = jax.config.read(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(JAX_QUICKLY, "0")
-        jax.config.update("jax_disable_most_optimizations", val=False)
+        jax.config.update(name, val=False)
         yield
-    jax.config.update("jax_disable_most_optimizations", val=True)
+    jax.config.update(name, before)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tensorflow.python.util import _pywrap_util_port
 # of fewer weights take no time at all.
 FEWEST_STEPS, FEWEST_WEIGHTS = 300, 20_000
 # Layers of models that XLA trains no faster on a processor (docs/performance.md), and
-# those that it does not beyond them where TensorFlow has no kernels of oneDNN.
+# more such where TensorFlow computes without oneDNN's kernels.
 SLOW = keras.layers.Conv1D, keras.layers.DepthwiseConv2D, keras.layers.RNN
 SLOW_WITHOUT_ONEDNN = keras.layers.MaxPooling1D, keras.layers.MaxPooling2D
 
