@@ -32,7 +32,8 @@ CASES = {
     "renorm": (BatchNormalization, {"renorm": True}),
 }
 if BACKEND == "jax":
-    CASES = {name: case for name, case in CASES.items() if case[0] is MaxPooling2D}
+    kinds = Conv2D, MaxPooling2D
+    CASES = {name: case for name, case in CASES.items() if case[0] in kinds}
 
 
 def keras_kind(kind):
@@ -77,3 +78,26 @@ def test_the_kernels_are_taken(monkeypatch):
         layer = kind(**options)
         layer.build(IMAGES.shape)
         layer(IMAGES)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone adds up over groups")
+@pytest.mark.parametrize("name", ["conv", "same", "strides", "uneven"])
+def test_gradients_are_added_up_over_groups_of_images(monkeypatch, name):
+    from kerasdl.backend import jax_layers
+
+    kind, options = CASES[name]
+    expected = after_a_step(keras_kind(kind), options, "float32")
+    monkeypatch.setattr(jax_layers, "NEAR_BYTES", 1)
+    found = after_a_step(kind, options, "float32")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone adds up over groups")
+def test_groups_are_equal_and_no_larger_than_what_is_near(monkeypatch):
+    from kerasdl.backend import jax_layers
+
+    monkeypatch.setattr(jax_layers, "NEAR_BYTES", 500)
+    sizes = [jax_layers._group_size(count, 100) for count in (4, 5, 12, 13, 64)]
+    assert sizes == [4, 5, 4, 1, 4]
+    assert jax_layers._group_size(6, 1000) == 1

@@ -1,6 +1,5 @@
 """The JAX side of `kerasdl.backend`."""
 
-import functools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from kerasdl.backend.jax_layers import fused as fused
 from kerasdl.errors import InputError
 
 # What XLA needs to be deterministic on a GPU, read before it first computes.
@@ -200,46 +200,6 @@ def check_attention(dtype: str) -> None:
             "dtype='float16': JAX computes no attention in float16 on a CPU; use the "
             "policy mixed_bfloat16, or TensorFlow or torch"
         )
-
-
-def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
-    """Compute the maxima of windows one axis after the other.
-
-    The gradient of XLA's own windows takes as long on a processor as a convolution.
-    Where places of a window are equal, they share the gradient.
-
-    Args:
-        layer: A built layer of Keras that a backend may be quicker at.
-        inputs: Its inputs.
-        training: Whether they are trained on.
-
-    Returns:
-        The outputs; `None` where Keras must compute them: JAX fuses what it calls.
-    """
-    if not isinstance(layer, keras.layers.MaxPooling2D):
-        return None
-    if layer.data_format != "channels_last":
-        return None
-    windows = zip((1, 2), layer.pool_size, layer.strides, strict=True)
-    for axis, size, stride in windows:
-        inputs = _windows_maximum(inputs, axis, size, stride, padding=layer.padding)
-    return inputs
-
-
-def _windows_maximum(inputs, axis: int, size: int, stride: int, *, padding: str):
-    length = inputs.shape[axis]
-    if padding == "same":
-        missing = max((-(-length // stride) - 1) * stride + size - length, 0)
-        widths = [(0, 0)] * inputs.ndim
-        widths[axis] = missing // 2, missing - missing // 2
-        inputs = jnp.pad(inputs, widths, constant_values=-jnp.inf)
-        length += missing
-    last = (length - size) // stride * stride + 1
-    places = (
-        jax.lax.slice_in_dim(inputs, first, first + last, stride, axis)
-        for first in range(size)
-    )
-    return functools.reduce(jnp.maximum, places)
 
 
 def recurrent(layer, sequences, initial_state, mask, training) -> None:

@@ -1,0 +1,164 @@
+"""Layers on a processor, in forms whose gradients XLA is quick at.
+
+It computes a convolution well, but the gradient of its kernel as one whose window is
+the whole image, and the gradient of a maximum over windows by looking for it again.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import keras
+
+# What a processor core keeps near itself, of images and of gradients together.
+NEAR_BYTES = 2e6
+
+
+def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
+    """Compute what a layer returns before its activation.
+
+    Args:
+        layer: A built layer of Keras that a backend may be quicker at.
+        inputs: Its inputs.
+        training: Whether they are trained on.
+
+    Returns:
+        The outputs; `None` where Keras must compute them: JAX fuses what it calls.
+    """
+    if isinstance(layer, keras.layers.MaxPooling2D):
+        return _max_pooling(layer, inputs)
+    if isinstance(layer, keras.layers.Conv2D):
+        return _convolution(layer, inputs)
+    return None
+
+
+def _convolution(layer, inputs):
+    """Convolve, with a gradient of the kernel by products of matrices.
+
+    In bfloat16 the sums of groups would be rounded, and over several devices a group
+    would have to be gathered.
+    """
+    is_plain = layer.groups == 1 and tuple(layer.dilation_rate) == (1, 1)
+    is_last = layer.data_format == "channels_last"
+    is_one = jax.default_backend() == "cpu" and jax.device_count() == 1
+    if not (is_plain and is_last and is_one and inputs.dtype == jnp.float32):
+        return None
+    kernel, strides = keras.ops.convert_to_tensor(layer.kernel), tuple(layer.strides)
+    if tuple(layer.kernel_size) == (1, 1):
+        pixels = inputs[:, :: strides[0], :: strides[1]]
+        outputs = jnp.tensordot(pixels, kernel[0, 0], axes=1)
+    else:
+        padding = jax.lax.padtype_to_pads(
+            inputs.shape[1:3], layer.kernel_size, strides, layer.padding.upper()
+        )
+        outputs = _convolved(inputs, kernel, strides, tuple(padding))
+    bias = layer.bias
+    return outputs if bias is None else outputs + keras.ops.convert_to_tensor(bias)
+
+
+def _plainly_convolved(inputs, kernel, strides, padding):
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+_convolved = jax.custom_vjp(_plainly_convolved, nondiff_argnums=(2, 3))
+
+
+def _forward(inputs, kernel, strides, padding):
+    return _plainly_convolved(inputs, kernel, strides, padding), (inputs, kernel)
+
+
+def _backward(strides, padding, given, gradient):
+    inputs, kernel = given
+
+    def of_inputs(inputs):
+        return _plainly_convolved(inputs, kernel, strides, padding)
+
+    _, pull_back = jax.vjp(of_inputs, inputs)
+    (inputs_gradient,) = pull_back(gradient)
+    return inputs_gradient, _kernel_gradient(
+        inputs, gradient, kernel.shape, strides, padding
+    )
+
+
+_convolved.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(inputs, gradient, shape, strides, padding):
+    """Add up the gradient over groups of images that the processor keeps near.
+
+    Args:
+        inputs: Images `(batch, height, width, channels)`.
+        gradient: That of the outputs `(batch, rows, columns, filters)`.
+        shape: Shape of the kernel.
+        strides: Pixels from one output to the next, down and across.
+        padding: Pixels before and after, down and across.
+    """
+    height, width, channels, filters = shape
+    count, rows, columns, _ = gradient.shape
+    down, across = strides
+
+    def of_group(images, gradient):
+        images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+        lines = [
+            images[:, :, i : i + across * (columns - 1) + 1 : across]
+            for i in range(width)
+        ]
+        # Each pixel beside those that the kernel sees together with it.
+        lines = jnp.concatenate(lines, axis=-1)
+        gradient = gradient.reshape(-1, filters)
+        parts = [
+            lines[:, i : i + down * (rows - 1) + 1 : down]
+            .reshape(-1, width * channels)
+            .T
+            @ gradient
+            for i in range(height)
+        ]
+        return jnp.stack(parts).reshape(shape)
+
+    size = _group_size(count, (inputs.nbytes + gradient.nbytes) // max(count, 1))
+    if size == count:
+        return of_group(inputs, gradient)
+    groups = [x.reshape(-1, size, *x.shape[1:]) for x in (inputs, gradient)]
+    total, _ = jax.lax.scan(
+        lambda total, group: (total + of_group(*group), None), jnp.zeros(shape), groups
+    )
+    return total
+
+
+def _group_size(count: int, image_bytes: int) -> int:
+    """Return how many images make a group; all groups are equal."""
+    most = max(NEAR_BYTES // image_bytes, 1)
+    if count <= most:
+        return count
+    return max(size for size in range(1, count) if count % size == 0 and size <= most)
+
+
+def _max_pooling(layer, inputs):
+    """Compute the maxima of windows one axis after the other.
+
+    Where places of a window are equal, they share the gradient.
+    """
+    if layer.data_format != "channels_last":
+        return None
+    windows = zip((1, 2), layer.pool_size, layer.strides, strict=True)
+    for axis, size, stride in windows:
+        inputs = _windows_maximum(inputs, axis, size, stride, padding=layer.padding)
+    return inputs
+
+
+def _windows_maximum(inputs, axis: int, size: int, stride: int, *, padding: str):
+    length = inputs.shape[axis]
+    if padding == "same":
+        missing = max((-(-length // stride) - 1) * stride + size - length, 0)
+        widths = [(0, 0)] * inputs.ndim
+        widths[axis] = missing // 2, missing - missing // 2
+        inputs = jnp.pad(inputs, widths, constant_values=-jnp.inf)
+        length += missing
+    last = (length - size) // stride * stride + 1
+    places = (
+        jax.lax.slice_in_dim(inputs, first, first + last, stride, axis)
+        for first in range(size)
+    )
+    return functools.reduce(jnp.maximum, places)
