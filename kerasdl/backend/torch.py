@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import optree
 import torch
 
 from kerasdl.backend.torch_layers import fused as fused
@@ -17,6 +18,8 @@ from kerasdl.backend.torch_traces import Replayed
 
 # What cuBLAS needs to be deterministic, read when it is first used.
 CUBLAS, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+# Of arrays that can be tensors as they are.
+SHARED_TYPES = ("float32", "int32", "int64", "uint8", "bool")
 
 
 def set_seed(seed: int) -> None:
@@ -125,10 +128,20 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     replayed = Replayed(compute, model.variables)
 
     def call(inputs):
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-        return replayed(inputs).numpy(force=True)
+        return replayed(optree.tree_map(_as_tensor, inputs)).numpy(force=True)
 
     return call
+
+
+def _as_tensor(array) -> torch.Tensor:
+    """Return a tensor of an array, on a processor in the same memory.
+
+    Keras copies it, which takes a small model as long as to compute.
+    """
+    is_shared = isinstance(array, np.ndarray) and array.flags.writeable
+    if is_shared and array.dtype in SHARED_TYPES and not torch.cuda.is_available():
+        return torch.from_numpy(array)
+    return keras.ops.convert_to_tensor(array)
 
 
 def input_gradients(
