@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasdl.layers import BatchNormalization, Conv2D, Dense, MaxPooling2D
+from kerasdl.layers import (
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    MaxPooling2D,
+)
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras's own there")
@@ -21,6 +27,14 @@ CASES = {
     "uneven": (Conv2D, {"filters": 6, "kernel_size": 4, "padding": "same"}),
     "groups": (Conv2D, {"filters": 6, "kernel_size": 1, "groups": 2}),
     "dilation": (Conv2D, {"filters": 6, "kernel_size": 3, "dilation_rate": 2}),
+    "one by one": (Conv2D, {"filters": 6, "kernel_size": 1}),
+    "depthwise": (DepthwiseConv2D, {"kernel_size": 3, "activation": "relu"}),
+    "same depthwise": (DepthwiseConv2D, {"kernel_size": (3, 5), "padding": "same"}),
+    "strided depthwise": (
+        DepthwiseConv2D,
+        {"kernel_size": 3, "strides": 2, "padding": "same", "use_bias": False},
+    ),
+    "two of each": (DepthwiseConv2D, {"kernel_size": 2, "depth_multiplier": 2}),
     "pool": (MaxPooling2D, {"pool_size": 3, "strides": 2}),
     "pool side by side": (MaxPooling2D, {"pool_size": (2, 3)}),
     "strided pool": (MaxPooling2D, {"pool_size": 4, "strides": 3, "padding": "same"}),
@@ -32,7 +46,7 @@ CASES = {
     "renorm": (BatchNormalization, {"renorm": True}),
 }
 if BACKEND == "jax":
-    kinds = Conv2D, MaxPooling2D
+    kinds = Conv2D, DepthwiseConv2D, MaxPooling2D
     CASES = {name: case for name, case in CASES.items() if case[0] in kinds}
 
 
@@ -72,12 +86,35 @@ def test_the_kernels_are_taken(monkeypatch):
     def kerass_own(*_, **__):
         raise AssertionError
 
-    taken = [CASES[n] for n in ("dense", "conv", "pool", "norm") if n in CASES]
+    names = "dense", "conv", "depthwise", "pool", "norm"
+    if BACKEND == "torch":
+        names = names[:2] + names[3:]
+    taken = [CASES[name] for name in names if name in CASES]
     for kind, options in taken:
         monkeypatch.setattr(keras_kind(kind), "call", kerass_own)
         layer = kind(**options)
         layer.build(IMAGES.shape)
         layer(IMAGES)
+
+
+class Pixels(keras.layers.Layer):
+    """A convolution of every second pixel of a line, without strides."""
+
+    def __init__(self, dtype, **options):
+        super().__init__(dtype=dtype)
+        self.convolution = keras.layers.Conv2D(**options, dtype=dtype)
+
+    def call(self, images):
+        return self.convolution(images[:, :, ::2])
+
+
+# In Keras's own layer PyTorch 2.13 writes past the end of its memory.
+def test_strides_between_single_pixels_leave_pixels_out():
+    options = {"filters": 6, "kernel_size": 1}
+    found = after_a_step(Conv2D, {**options, "strides": (1, 2)}, "float32")
+    expected = after_a_step(Pixels, options, "float32")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX alone adds up over groups")

@@ -1,7 +1,8 @@
 """Layers on a processor, in forms whose gradients XLA is quick at.
 
 It computes a convolution well, but the gradient of its kernel as one whose window is
-the whole image, and the gradient of a maximum over windows by looking for it again.
+the whole image, the gradient of a maximum over windows by looking for it again, and
+convolutions of single channels one number after the other.
 """
 
 import functools
@@ -12,6 +13,7 @@ import keras
 
 # What a processor core keeps near itself, of images and of gradients together.
 NEAR_BYTES = 2e6
+CONVOLUTIONS = keras.layers.Conv2D, keras.layers.DepthwiseConv2D
 
 
 def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
@@ -27,33 +29,62 @@ def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
     """
     if isinstance(layer, keras.layers.MaxPooling2D):
         return _max_pooling(layer, inputs)
-    if isinstance(layer, keras.layers.Conv2D):
-        return _convolution(layer, inputs)
-    return None
-
-
-def _convolution(layer, inputs):
-    """Convolve, with a gradient of the kernel by products of matrices.
-
-    In bfloat16 the sums of groups would be rounded, and over several devices a group
-    would have to be gathered.
-    """
-    is_plain = layer.groups == 1 and tuple(layer.dilation_rate) == (1, 1)
-    is_last = layer.data_format == "channels_last"
-    is_one = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if not (is_plain and is_last and is_one and inputs.dtype == jnp.float32):
+    if not isinstance(layer, CONVOLUTIONS) or not _is_plain(layer, inputs):
         return None
+    convolve = _convolution
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        convolve = _depthwise_convolution
     kernel, strides = keras.ops.convert_to_tensor(layer.kernel), tuple(layer.strides)
-    if tuple(layer.kernel_size) == (1, 1):
-        pixels = inputs[:, :: strides[0], :: strides[1]]
-        outputs = jnp.tensordot(pixels, kernel[0, 0], axes=1)
-    else:
-        padding = jax.lax.padtype_to_pads(
-            inputs.shape[1:3], layer.kernel_size, strides, layer.padding.upper()
-        )
-        outputs = _convolved(inputs, kernel, strides, tuple(padding))
+    padding = jax.lax.padtype_to_pads(
+        inputs.shape[1:3], layer.kernel_size, strides, layer.padding.upper()
+    )
+    outputs = convolve(inputs, kernel, strides, tuple(padding))
     bias = layer.bias
     return outputs if bias is None else outputs + keras.ops.convert_to_tensor(bias)
+
+
+def _is_plain(layer, inputs) -> bool:
+    """Say whether a convolution is computed here.
+
+    In bfloat16 the sums would be rounded on the way, and over several devices a group
+    of images would have to be gathered.
+    """
+    is_one = jax.default_backend() == "cpu" and jax.device_count() == 1
+    is_last = layer.data_format == "channels_last"
+    is_dense = tuple(layer.dilation_rate) == (1, 1)
+    is_whole = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
+    is_float32 = inputs.dtype == jnp.float32
+    return is_one and is_last and is_dense and is_whole and is_float32
+
+
+def _depthwise_convolution(inputs, kernel, strides, padding):
+    """Convolve each channel by itself: a sum of shifted images."""
+    height, width = kernel.shape[:2]
+    images = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    rows, columns = (
+        (size - length) // stride + 1
+        for size, length, stride in zip(
+            images.shape[1:3], (height, width), strides, strict=True
+        )
+    )
+    return sum(
+        images[:, _steps(i, rows, strides[0]), _steps(j, columns, strides[1])]
+        * kernel[i, j, :, 0]
+        for i in range(height)
+        for j in range(width)
+    )
+
+
+def _steps(first: int, count: int, stride: int) -> slice:
+    return slice(first, first + stride * (count - 1) + 1, stride)
+
+
+def _convolution(inputs, kernel, strides, padding):
+    """Convolve, with a gradient of the kernel by products of matrices."""
+    if kernel.shape[:2] == (1, 1):
+        pixels = inputs[:, :: strides[0], :: strides[1]]
+        return jnp.tensordot(pixels, kernel[0, 0], axes=1)
+    return _convolved(inputs, kernel, strides, padding)
 
 
 def _plainly_convolved(inputs, kernel, strides, padding):
@@ -101,18 +132,13 @@ def _kernel_gradient(inputs, gradient, shape, strides, padding):
 
     def of_group(images, gradient):
         images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-        lines = [
-            images[:, :, i : i + across * (columns - 1) + 1 : across]
-            for i in range(width)
-        ]
         # Each pixel beside those that the kernel sees together with it.
-        lines = jnp.concatenate(lines, axis=-1)
+        lines = jnp.concatenate(
+            [images[:, :, _steps(i, columns, across)] for i in range(width)], axis=-1
+        )
         gradient = gradient.reshape(-1, filters)
         parts = [
-            lines[:, i : i + down * (rows - 1) + 1 : down]
-            .reshape(-1, width * channels)
-            .T
-            @ gradient
+            lines[:, _steps(i, rows, down)].reshape(-1, width * channels).T @ gradient
             for i in range(height)
         ]
         return jnp.stack(parts).reshape(shape)

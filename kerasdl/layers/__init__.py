@@ -10,7 +10,13 @@ from kerasdl.layers.augment import (
     RandomRotation,
     RandomShift,
 )
-from kerasdl.layers.fused import BatchNormalization, Conv2D, Dense, MaxPooling2D
+from kerasdl.layers.fused import (
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    MaxPooling2D,
+)
 from kerasdl.layers.recurrent import GRU, LSTM
 from kerasdl.layers.table import Standardize
 from kerasdl.layers.text import Blend, NgramBag, WordDropout
@@ -33,6 +39,7 @@ __all__ = [
     "ColorJitter",
     "Conv2D",
     "Dense",
+    "DepthwiseConv2D",
     "GridPositions",
     "MaxPooling2D",
     "MixImages",

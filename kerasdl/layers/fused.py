@@ -31,11 +31,24 @@ class Dense(_Activated, keras.layers.Dense):
 class Conv2D(_Activated, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, as quick on PyTorch as `torch.nn.Conv2d`.
 
+    On JAX, on a processor, the gradient of its kernel is several times as quick, too.
     Arguments, weights and results are those of Keras.
 
     Example:
         >>> Conv2D(8, 3).compute_output_shape((2, 5, 5, 3))
         (2, 3, 3, 8)
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class DepthwiseConv2D(_Activated, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D`, many times as quick on JAX on a processor.
+
+    Arguments, weights and results are those of Keras.
+
+    Example:
+        >>> DepthwiseConv2D(3).compute_output_shape((2, 5, 5, 4))
+        (2, 3, 3, 4)
     """
 
 

@@ -15,7 +15,7 @@ from kerasdl.checks import (
     check_rates,
     is_number,
 )
-from kerasdl.layers import StochasticDepth
+from kerasdl.layers import DepthwiseConv2D, StochasticDepth
 from kerasdl.tasks import Optimizer, Rate, compile_classifier
 
 # The authors' batch norm, which torchvision keeps for the large variants only.
@@ -179,7 +179,7 @@ def _norm_swish(x, norm, *, name):
 def _depthwise_conv(x, kernel_size, *, strides, name):
     if strides > 1:
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    return layers.DepthwiseConv2D(
+    return DepthwiseConv2D(
         kernel_size,
         strides,
         "same" if strides == 1 else "valid",
