@@ -138,10 +138,40 @@ def densenet() -> Recipe:
     )
 
 
+def alexnet() -> Recipe:
+    """AlexNet (Krizhevsky 2014, one tower) on 64 pixels, its dense layers narrower."""
+    return replace(
+        vgg(),
+        build="alexnet",
+        arguments={"hidden_units": (512, 512), "dropout": 0.4},
+        encoder={"smallest": 64},
+    )
+
+
+def inception() -> Recipe:
+    """GoogLeNet (Szegedy et al. 2015), on 32 pixels."""
+    return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
+
+
+def efficientnet() -> Recipe:
+    """An EfficientNet (Tan & Le 2019) half as wide and deep as B0, on 32 pixels."""
+    return replace(
+        vgg(),
+        build="efficientnet",
+        arguments={"width": 0.5, "depth": 0.5},
+        epochs=12,
+        patience=12,
+        learning_rate=2e-3,
+    )
+
+
 RECIPES = {
+    "alexnet": alexnet,
     "cnn": cnn,
     "cnn_deep": cnn_deep,
     "densenet": densenet,
+    "efficientnet": efficientnet,
+    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
     "vgg": vgg,
