@@ -97,6 +97,18 @@ def test_forward_takes_an_array():
     np.testing.assert_array_equal(backend.forward(model)(values), 2 * values)
 
 
+def test_forward_takes_any_array_and_leaves_it_alone():
+    a = keras.Input((3,))
+    predict = backend.forward(keras.Model(a, keras.layers.ReLU()(a)))
+    values = np.array([[-1, 2, 3], [4, -5, 6]], "float32")
+    fixed = values.copy()
+    fixed.flags.writeable = False
+    for given in (values, values[:, ::-1], values.T.copy().T, fixed, values[:0]):
+        before = given.copy()
+        np.testing.assert_array_equal(predict(given), np.maximum(before, 0))
+        np.testing.assert_array_equal(given, before)
+
+
 def test_forward_returns_float32_under_mixed_precision():
     a = keras.Input((3,))
     model = keras.Model(a, keras.layers.Dense(2, dtype="mixed_bfloat16")(a))

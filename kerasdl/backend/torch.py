@@ -138,9 +138,11 @@ def _as_tensor(array) -> torch.Tensor:
 
     Keras copies it, which takes a small model as long as to compute.
     """
-    is_shared = isinstance(array, np.ndarray) and array.flags.writeable
-    if is_shared and array.dtype in SHARED_TYPES and not torch.cuda.is_available():
-        return torch.from_numpy(array)
+    if isinstance(array, np.ndarray):
+        # PyTorch takes no mirrored lines and nothing that it must not write to.
+        array = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+        if array.dtype in SHARED_TYPES and not torch.cuda.is_available():
+            return torch.from_numpy(array)
     return keras.ops.convert_to_tensor(array)
 
 
