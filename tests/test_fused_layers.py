@@ -17,7 +17,7 @@ BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras's own there")
 
 RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.normal(1, 2, size=(3, 9, 8, 4)).astype("float32")
+IMAGES = RANDOM.normal(1, 2, size=(4, 9, 8, 4)).astype("float32")
 CASES = {
     "dense": (Dense, {"units": 6, "activation": "gelu"}),
     "without a bias": (Dense, {"units": 6, "use_bias": False}),
@@ -82,19 +82,25 @@ def test_a_fused_layer_is_that_of_keras(name, dtype):
         np.testing.assert_allclose(one, other, rtol=margin, atol=margin)
 
 
-def test_the_kernels_are_taken(monkeypatch):
+# JAX takes its own on one processor only; XLA may have been told of more.
+TAKEN = {
+    "jax": {"conv", "depthwise", "pool"}
+    if keras.distribution.list_devices() == ["cpu:0"]
+    else {"pool"},
+    "torch": {"dense", "conv", "pool", "norm"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(TAKEN.get(BACKEND, ())))
+def test_the_kernels_are_taken(monkeypatch, name):
     def kerass_own(*_, **__):
         raise AssertionError
 
-    names = "dense", "conv", "depthwise", "pool", "norm"
-    if BACKEND == "torch":
-        names = names[:2] + names[3:]
-    taken = [CASES[name] for name in names if name in CASES]
-    for kind, options in taken:
-        monkeypatch.setattr(keras_kind(kind), "call", kerass_own)
-        layer = kind(**options)
-        layer.build(IMAGES.shape)
-        layer(IMAGES)
+    kind, options = CASES[name]
+    monkeypatch.setattr(keras_kind(kind), "call", kerass_own)
+    layer = kind(**options)
+    layer.build(IMAGES.shape)
+    layer(IMAGES)
 
 
 class Pixels(keras.layers.Layer):
@@ -117,20 +123,33 @@ def test_strides_between_single_pixels_leave_pixels_out():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone adds up over groups")
+ON_JAX = pytest.mark.skipif(
+    "depthwise" not in TAKEN.get(BACKEND, ()), reason="JAX on one processor alone"
+)
+
+
+@ON_JAX
+@pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", ["conv", "same", "strides", "uneven"])
-def test_gradients_are_added_up_over_groups_of_images(monkeypatch, name):
+def test_gradients_are_added_up_over_groups_of_images(monkeypatch, name, size):
     from kerasdl.backend import jax_layers
+
+    taken = []
+
+    def group_size(count, image_bytes):
+        taken.append((count, image_bytes))
+        return size
 
     kind, options = CASES[name]
     expected = after_a_step(keras_kind(kind), options, "float32")
-    monkeypatch.setattr(jax_layers, "NEAR_BYTES", 1)
+    monkeypatch.setattr(jax_layers, "_group_size", group_size)
     found = after_a_step(kind, options, "float32")
+    assert [count for count, _ in taken] == [len(IMAGES)]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone adds up over groups")
+@ON_JAX
 def test_groups_are_equal_and_no_larger_than_what_is_near(monkeypatch):
     from kerasdl.backend import jax_layers
 
@@ -138,3 +157,35 @@ def test_groups_are_equal_and_no_larger_than_what_is_near(monkeypatch):
     sizes = [jax_layers._group_size(count, 100) for count in (4, 5, 12, 13, 64)]
     assert sizes == [4, 5, 4, 1, 4]
     assert jax_layers._group_size(6, 1000) == 1
+    assert jax_layers._group_size(0, 0) == 0
+
+
+@ON_JAX
+@pytest.mark.parametrize("name", ["depthwise", "same depthwise", "strided depthwise"])
+def test_a_depthwise_gradient_is_taken_row_by_row(monkeypatch, name):
+    from kerasdl.backend import jax_layers
+
+    rows, scan = [], jax_layers.jax.lax.scan
+
+    def counted(body, start, over):
+        rows.append(len(over))
+        return scan(body, start, over)
+
+    kind, options = CASES[name]
+    expected = after_a_step(keras_kind(kind), options, "float32")
+    monkeypatch.setattr(jax_layers.jax.lax, "scan", counted)
+    found = after_a_step(kind, options, "float32")
+    assert rows == [3]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@ON_JAX
+def test_an_empty_output_is_refused_and_an_empty_batch_is_not():
+    layer = Conv2D(2, 4)
+    layer.build((None, None, None, 3))
+    with pytest.raises(ValueError, match="empty output"):
+        layer(np.zeros((2, 3, 6, 3), "float32"))
+    image = keras.Input((7, 7, 3))
+    model = keras.Model(image, Conv2D(2, 3)(image))
+    assert model(np.zeros((0, 7, 7, 3), "float32")).shape == (0, 5, 5, 2)

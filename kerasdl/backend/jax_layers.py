@@ -6,6 +6,7 @@ convolutions of single channels one number after the other.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ import keras
 # What a processor core keeps near itself, of images and of gradients together.
 NEAR_BYTES = 2e6
 CONVOLUTIONS = keras.layers.Conv2D, keras.layers.DepthwiseConv2D
+# Pixels of a kernel; every one is a piece of the program that is compiled.
+MOST_SHIFTS = 49
 
 
 def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
@@ -31,13 +34,15 @@ def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
         return _max_pooling(layer, inputs)
     if not isinstance(layer, CONVOLUTIONS) or not _is_plain(layer, inputs):
         return None
-    convolve = _convolution
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        convolve = _depthwise_convolution
     kernel, strides = keras.ops.convert_to_tensor(layer.kernel), tuple(layer.strides)
     padding = jax.lax.padtype_to_pads(
         inputs.shape[1:3], layer.kernel_size, strides, layer.padding.upper()
     )
+    if min(_sides(inputs, kernel, strides, padding)) < 1:
+        return None
+    convolve = _convolution
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        convolve = _depthwise
     outputs = convolve(inputs, kernel, strides, tuple(padding))
     bias = layer.bias
     return outputs if bias is None else outputs + keras.ops.convert_to_tensor(bias)
@@ -53,26 +58,65 @@ def _is_plain(layer, inputs) -> bool:
     is_last = layer.data_format == "channels_last"
     is_dense = tuple(layer.dilation_rate) == (1, 1)
     is_whole = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
+    is_small = math.prod(layer.kernel_size) <= MOST_SHIFTS
+    is_known = all(isinstance(side, int) for side in inputs.shape[1:3])
     is_float32 = inputs.dtype == jnp.float32
-    return is_one and is_last and is_dense and is_whole and is_float32
+    return all((is_one, is_last, is_dense, is_whole, is_small, is_known, is_float32))
 
 
-def _depthwise_convolution(inputs, kernel, strides, padding):
+def _sides(inputs, kernel, strides, padding) -> list[int]:
+    """Return height and width of the outputs."""
+    sides = zip(inputs.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
+    return [
+        (side + sum(added) - length) // stride + 1
+        for side, length, stride, added in sides
+    ]
+
+
+def _shifted_sum(inputs, kernel, strides, padding):
     """Convolve each channel by itself: a sum of shifted images."""
-    height, width = kernel.shape[:2]
+    rows, columns = _sides(inputs, kernel, strides, padding)
     images = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
-    rows, columns = (
-        (size - length) // stride + 1
-        for size, length, stride in zip(
-            images.shape[1:3], (height, width), strides, strict=True
-        )
-    )
+    height, width = kernel.shape[:2]
     return sum(
         images[:, _steps(i, rows, strides[0]), _steps(j, columns, strides[1])]
         * kernel[i, j, :, 0]
         for i in range(height)
         for j in range(width)
     )
+
+
+_depthwise = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
+
+
+def _depthwise_forward(inputs, kernel, strides, padding):
+    return _shifted_sum(inputs, kernel, strides, padding), (inputs, kernel)
+
+
+def _depthwise_backward(strides, padding, given, gradient):
+    inputs, kernel = given
+    images = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    (down, across), (rows, columns) = strides, gradient.shape[1:3]
+
+    def of_row(_, first):
+        # One row of the kernel at a time, or all shifted images would be in memory.
+        lines = jax.lax.dynamic_slice_in_dim(
+            images, first, down * (rows - 1) + 1, axis=1
+        )[:, ::down]
+        parts = [
+            jnp.sum(lines[:, :, _steps(j, columns, across)] * gradient, axis=(0, 1, 2))
+            for j in range(kernel.shape[1])
+        ]
+        return None, jnp.stack(parts)
+
+    _, kernel_gradient = jax.lax.scan(of_row, None, jnp.arange(len(kernel)))
+    _, pull_back = jax.vjp(
+        lambda inputs: _shifted_sum(inputs, kernel, strides, padding), inputs
+    )
+    return *pull_back(gradient), kernel_gradient.reshape(kernel.shape)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _steps(first: int, count: int, stride: int) -> slice:
@@ -148,14 +192,16 @@ def _kernel_gradient(inputs, gradient, shape, strides, padding):
         return of_group(inputs, gradient)
     groups = [x.reshape(-1, size, *x.shape[1:]) for x in (inputs, gradient)]
     total, _ = jax.lax.scan(
-        lambda total, group: (total + of_group(*group), None), jnp.zeros(shape), groups
+        lambda total, group: (total + of_group(*group), None),
+        jnp.zeros(shape, gradient.dtype),
+        groups,
     )
     return total
 
 
 def _group_size(count: int, image_bytes: int) -> int:
     """Return how many images make a group; all groups are equal."""
-    most = max(NEAR_BYTES // image_bytes, 1)
+    most = max(NEAR_BYTES // max(image_bytes, 1), 1)
     if count <= most:
         return count
     return max(size for size in range(1, count) if count % size == 0 and size <= most)

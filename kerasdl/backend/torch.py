@@ -117,7 +117,8 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
 
     Returns:
         Function from the model's inputs (an array, or a dict or tuple of arrays) to its
-        float32 output as a NumPy array.
+        float32 output as a NumPy array; of a model that changes nothing it may be the
+        memory of the input.
     """
 
     def compute(inputs):
@@ -138,12 +139,11 @@ def _as_tensor(array) -> torch.Tensor:
 
     Keras copies it, which takes a small model as long as to compute.
     """
-    if isinstance(array, np.ndarray):
-        # PyTorch takes no mirrored lines and nothing that it must not write to.
-        array = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
-        if array.dtype in SHARED_TYPES and not torch.cuda.is_available():
-            return torch.from_numpy(array)
-    return keras.ops.convert_to_tensor(array)
+    is_known = isinstance(array, np.ndarray) and array.dtype in SHARED_TYPES
+    if not is_known or torch.cuda.is_available():
+        return keras.ops.convert_to_tensor(array)
+    # PyTorch takes no mirrored lines, and nothing that it must not write to.
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
 def input_gradients(

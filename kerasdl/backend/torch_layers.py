@@ -16,9 +16,8 @@ def fused(layer, inputs, training=None) -> torch.Tensor | None:
     """Compute what a layer returns before its activation.
 
     Args:
-        layer: A built `Dense`, `Conv2D`, `DepthwiseConv2D`, `MaxPooling2D` or
-            `BatchNormalization` of Keras; in channels by themselves PyTorch is no
-            quicker.
+        layer: A built layer of Keras; `DepthwiseConv2D` is left to Keras, which is as
+            quick.
         inputs: Tensor with the channels in its last axis.
         training: Whether a norm has its statistics from the batch.
 
@@ -49,7 +48,8 @@ def _convolution(layer, inputs):
     if tuple(layer.kernel_size) == (1, 1) and max(layer.strides) > 1:
         if layer.groups > 1:
             return None
-        # The gradient of PyTorch 2.13's own writes past the end of its memory.
+        # For some sizes the gradient of PyTorch 2.13's own writes past the end of its
+        # memory; in layers of Keras's own, as those of KerasHub, it still does.
         pixels = inputs[:, :: layer.strides[0], :: layer.strides[1]]
         return functional.linear(pixels, kernel[0, 0].T, _tensor(layer.bias))
     kernel = kernel.permute(3, 2, 0, 1)
