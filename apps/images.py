@@ -139,7 +139,7 @@ def densenet() -> Recipe:
 
 
 def alexnet() -> Recipe:
-    """AlexNet (Krizhevsky 2014, one tower) on 64 pixels, its dense layers narrower."""
+    """AlexNet (Krizhevsky 2014), its dense layers narrower, on 64 pixels or more."""
     return replace(
         vgg(),
         build="alexnet",
@@ -149,12 +149,12 @@ def alexnet() -> Recipe:
 
 
 def inception() -> Recipe:
-    """GoogLeNet (Szegedy et al. 2015), on 32 pixels."""
+    """GoogLeNet (Szegedy et al. 2015), on 32 pixels or more."""
     return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
 
 
 def efficientnet() -> Recipe:
-    """An EfficientNet (Tan & Le 2019) half as wide and deep as B0, on 32 pixels."""
+    """An EfficientNet (Tan & Le 2019) half as wide and deep as B0, on 32 or more."""
     return replace(
         vgg(),
         build="efficientnet",
