@@ -139,7 +139,10 @@ def densenet() -> Recipe:
 
 
 def alexnet() -> Recipe:
-    """AlexNet (Krizhevsky 2014), its dense layers narrower, on 64 pixels or more."""
+    """AlexNet (Krizhevsky 2014), its dense layers narrower, on 64 pixels or more.
+
+    The embedded sample: 87.3 % (1 seed) in 700 s, on PyTorch beside other work.
+    """
     return replace(
         vgg(),
         build="alexnet",
@@ -148,13 +151,11 @@ def alexnet() -> Recipe:
     )
 
 
-def inception() -> Recipe:
-    """GoogLeNet (Szegedy et al. 2015), on 32 pixels or more."""
-    return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
-
-
 def efficientnet() -> Recipe:
-    """An EfficientNet (Tan & Le 2019) half as wide and deep as B0, on 32 or more."""
+    """An EfficientNet (Tan & Le 2019) half as wide and deep as B0, on 32 or more.
+
+    The embedded sample: 85.5 % (1 seed) in 327 s, on JAX.
+    """
     return replace(
         vgg(),
         build="efficientnet",
@@ -171,7 +172,6 @@ RECIPES = {
     "cnn_deep": cnn_deep,
     "densenet": densenet,
     "efficientnet": efficientnet,
-    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
     "vgg": vgg,
