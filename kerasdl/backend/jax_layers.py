@@ -42,7 +42,7 @@ def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
         return None
     convolve = _convolution
     if isinstance(layer, keras.layers.DepthwiseConv2D):
-        convolve = _depthwise
+        convolve = _depthwise_convolution
     outputs = convolve(inputs, kernel, strides, tuple(padding))
     bias = layer.bias
     return outputs if bias is None else outputs + keras.ops.convert_to_tensor(bias)
@@ -86,37 +86,26 @@ def _shifted_sum(inputs, kernel, strides, padding):
     )
 
 
-_depthwise = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
+def _depthwise_kernel_gradient(inputs, gradient, shape, strides, padding):
+    """Take one row of the kernel at a time, or all shifted images would be in memory.
 
-
-def _depthwise_forward(inputs, kernel, strides, padding):
-    return _shifted_sum(inputs, kernel, strides, padding), (inputs, kernel)
-
-
-def _depthwise_backward(strides, padding, given, gradient):
-    inputs, kernel = given
+    Arguments are those of `_kernel_gradient`.
+    """
     images = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
     (down, across), (rows, columns) = strides, gradient.shape[1:3]
 
     def of_row(_, first):
-        # One row of the kernel at a time, or all shifted images would be in memory.
         lines = jax.lax.dynamic_slice_in_dim(
             images, first, down * (rows - 1) + 1, axis=1
         )[:, ::down]
         parts = [
             jnp.sum(lines[:, :, _steps(j, columns, across)] * gradient, axis=(0, 1, 2))
-            for j in range(kernel.shape[1])
+            for j in range(shape[1])
         ]
         return None, jnp.stack(parts)
 
-    _, kernel_gradient = jax.lax.scan(of_row, None, jnp.arange(len(kernel)))
-    _, pull_back = jax.vjp(
-        lambda inputs: _shifted_sum(inputs, kernel, strides, padding), inputs
-    )
-    return *pull_back(gradient), kernel_gradient.reshape(kernel.shape)
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+    _, rows_of_kernel = jax.lax.scan(of_row, None, jnp.arange(shape[0]))
+    return rows_of_kernel.reshape(shape)
 
 
 def _steps(first: int, count: int, stride: int) -> slice:
@@ -135,29 +124,6 @@ def _plainly_convolved(inputs, kernel, strides, padding):
     return jax.lax.conv_general_dilated(
         inputs, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-
-
-_convolved = jax.custom_vjp(_plainly_convolved, nondiff_argnums=(2, 3))
-
-
-def _forward(inputs, kernel, strides, padding):
-    return _plainly_convolved(inputs, kernel, strides, padding), (inputs, kernel)
-
-
-def _backward(strides, padding, given, gradient):
-    inputs, kernel = given
-
-    def of_inputs(inputs):
-        return _plainly_convolved(inputs, kernel, strides, padding)
-
-    _, pull_back = jax.vjp(of_inputs, inputs)
-    (inputs_gradient,) = pull_back(gradient)
-    return inputs_gradient, _kernel_gradient(
-        inputs, gradient, kernel.shape, strides, padding
-    )
-
-
-_convolved.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(inputs, gradient, shape, strides, padding):
@@ -205,6 +171,35 @@ def _group_size(count: int, image_bytes: int) -> int:
     if count <= most:
         return count
     return max(size for size in range(1, count) if count % size == 0 and size <= most)
+
+
+def _with_kernel_gradient(convolve, kernel_gradient):
+    """Return a convolution whose gradient of the kernel is computed as given.
+
+    Args:
+        convolve: Function of inputs, kernel, strides and padding.
+        kernel_gradient: Function with the arguments of `_kernel_gradient`.
+    """
+
+    def forward(inputs, kernel, strides, padding):
+        return convolve(inputs, kernel, strides, padding), (inputs, kernel)
+
+    def backward(strides, padding, given, gradient):
+        inputs, kernel = given
+        _, pull_back = jax.vjp(
+            lambda inputs: convolve(inputs, kernel, strides, padding), inputs
+        )
+        return *pull_back(gradient), kernel_gradient(
+            inputs, gradient, kernel.shape, strides, padding
+        )
+
+    convolution = jax.custom_vjp(convolve, nondiff_argnums=(2, 3))
+    convolution.defvjp(forward, backward)
+    return convolution
+
+
+_convolved = _with_kernel_gradient(_plainly_convolved, _kernel_gradient)
+_depthwise_convolution = _with_kernel_gradient(_shifted_sum, _depthwise_kernel_gradient)
 
 
 def _max_pooling(layer, inputs):

@@ -32,7 +32,7 @@ class Conv2D(_Activated, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, as quick on PyTorch as `torch.nn.Conv2d`.
 
     In float32 on JAX, on one processor and no other device, the gradient of its kernel
-    is several times as quick, too; derivatives in forward mode (`jax.jvp`) it has none
+    is several times as quick, too; it has no derivatives in forward mode (`jax.jvp`)
     there.
     Arguments, weights and results are those of Keras.
 
