@@ -20,6 +20,16 @@ pytestmark = pytest.mark.faults
 # By default a run of seconds is saved once in a while; so it is after each epoch.
 OFTEN = "import kerasdl.callbacks.checkpoint as c; c.SHARE = 1e9\n"
 
+EPOCHS = 12
+# Seconds after the end of an epoch: some epochs, or what comes after the last.
+LONGEST_WAIT = 0.5
+
+
+def epochs_ended(out):
+    """Return how many epochs of a run are in its history."""
+    path = out / "history.csv"
+    return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0
+
 
 def texts(folder):
     data = write_tsv(folder / "texts.tsv", make_texts(240, noise=0.2))
@@ -45,21 +55,24 @@ def rows(folder):
     ("app", "data"), [("sentiment", texts), ("images", images), ("tabular", rows)]
 )
 def test_kills_of_the_command_line_at_any_instant(app, data, tmp_path):
-    options = (app, "train", *data(tmp_path), "--quick", "--epochs", 12)
+    options = (app, "train", *data(tmp_path), "--quick", "--epochs", EPOCHS)
     out = tmp_path / "whole"
     code, errors = finish(*options, "--out", out)
     assert code == 0, errors
-    begun = (out / runs.RECIPE_FILE).stat().st_mtime
-    took = (out / "report.html").stat().st_mtime - begun
     expected, draw = run_result(out), random.Random(0)
     counts = {"within_a_save": 0, "with_a_checkpoint": 0, "done_before": 0, "equal": 0}
     for number in range(CLI_KILLS):
         out = tmp_path / str(number)
         before = OFTEN if number % 4 else ""
         process = start(*options, "--out", out, before=before)
+        # By epochs, not by seconds: how long a run takes to start and to compile changes
+        # too much from one to the next for a kill to meet the training.
         while not (out / runs.RECIPE_FILE).exists():
             time.sleep(0.005)
-        time.sleep(draw.uniform(0.05, 1.0) * took)
+        epoch = draw.randrange(EPOCHS)
+        while process.poll() is None and epochs_ended(out) < epoch:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0.0, LONGEST_WAIT))
         process.kill()
         process.communicate()
         assert process.returncode in (KILLED, 0)
