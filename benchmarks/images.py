@@ -8,8 +8,9 @@
 Each run is a process of its own and adds one row to `benchmarks/results/images.json`;
 the backend is Keras's (`KERAS_BACKEND`). The test split is read once per run, at the
 end. `seconds` is wall time from the raw data to the test metrics. The references are
-scikit-learn on raw pixels, and the network of the recipe `cnn` in a plain PyTorch loop
-of as many epochs, with the same optimizer, schedule and batches, but nothing else.
+scikit-learn on raw pixels, and the networks of the recipes `cnn` and `resnet` in a
+plain PyTorch loop of as many epochs, with the same optimizer, schedule and batches, but
+nothing else. `--models` takes one reference by its name, too.
 """
 
 import argparse
@@ -130,33 +131,23 @@ def logistic_regression(images, labels, test, seed: int) -> np.ndarray:
     return model.predict_proba(test.reshape(len(test), -1) / 255)
 
 
-def torch_loop(images, labels, test, seed: int) -> np.ndarray:
+def cnn_loop(images, labels, test, seed: int) -> np.ndarray:
     """Train the network of the recipe `cnn` in a loop as people write it."""
     import torch
     from torch import nn
 
     from kerasdl_apps import images as app
 
-    recipe = app.cnn()
     torch.manual_seed(seed)
-    mean, std = images.mean() / 255, images.std() / 255
-
-    def tensor(pixels):
-        scaled = (pixels.transpose(0, 3, 1, 2) / np.float32(255) - mean) / std
-        return torch.from_numpy(scaled.astype("float32"))
-
+    recipe = app.cnn()
     arguments = recipe.arguments
     (hidden,), dropout = arguments["hidden_units"], arguments["dropout"]
     side, channels, stages = images.shape[1], images.shape[-1], []
-    for filters in arguments["filters"]:
-        stages += [
-            nn.Conv2d(channels, filters, 3, padding=1),
-            nn.BatchNorm2d(filters),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
+    for i, filters in enumerate(arguments["filters"]):
+        rest = [nn.BatchNorm2d(filters), nn.ReLU()]
+        rest.insert(0 if i < arguments["early_pools"] else 2, nn.MaxPool2d(2))
+        stages += [nn.Conv2d(channels, filters, 3, padding=1), *rest]
         side, channels = side // 2, filters
-    classes = int(labels.max()) + 1
     network = nn.Sequential(
         *stages,
         nn.Flatten(),
@@ -165,15 +156,41 @@ def torch_loop(images, labels, test, seed: int) -> np.ndarray:
         nn.BatchNorm1d(hidden),
         nn.ReLU(),
         nn.Dropout(dropout),
-        nn.Linear(hidden, classes),
-    ).to(memory_format=torch.channels_last)
+        nn.Linear(hidden, int(labels.max()) + 1),
+    )
+    return _torch_loop(network, recipe, images, labels, test)
+
+
+def resnet_loop(images, labels, test, seed: int) -> np.ndarray:
+    """Train the network of the recipe `resnet` in a loop as people write it."""
+    import torch
+    from step_time import torch_resnet20
+
+    from kerasdl_apps import images as app
+
+    torch.manual_seed(seed)
+    network = torch_resnet20(images.shape[-1])
+    return _torch_loop(network, app.resnet(), images, labels, test)
+
+
+def _torch_loop(network, recipe, images, labels, test) -> np.ndarray:
+    """Train as long and as fast as a recipe does; return probabilities."""
+    import torch
+
+    mean, std = images.mean() / 255, images.std() / 255
+
+    def tensor(pixels):
+        scaled = (pixels.transpose(0, 3, 1, 2) / np.float32(255) - mean) / std
+        return torch.from_numpy(scaled.astype("float32"))
+
+    network = network.to(memory_format=torch.channels_last)
     x, y, size = tensor(images), torch.from_numpy(labels), recipe.batch_size
     steps = recipe.epochs * (len(x) // size)
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, steps, recipe.warmup
     )
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(x))[: len(x) // size * size].view(-1, size):
             optimizer.zero_grad()
@@ -189,7 +206,8 @@ def torch_loop(images, labels, test, seed: int) -> np.ndarray:
 REFERENCES = {
     "logistic regression, pixels": ("scikit-learn", logistic_regression),
     "random forest, pixels": ("scikit-learn", random_forest),
-    "cnn in a plain PyTorch loop": ("torch", torch_loop),
+    "cnn in a plain PyTorch loop": ("torch", cnn_loop),
+    "resnet in a plain PyTorch loop": ("torch", resnet_loop),
 }
 
 

@@ -117,7 +117,7 @@ def _torch_step(model: str):
     images, labels = _batch(model)
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(labels)
-    network = _torch_resnet20() if model == "resnet20" else _torch_vit(images.shape[-1])
+    network = torch_resnet20() if model == "resnet20" else _torch_vit(images.shape[-1])
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     loss_of = nn.CrossEntropyLoss()
 
@@ -131,7 +131,7 @@ def _torch_step(model: str):
     return step
 
 
-def _torch_resnet20():
+def torch_resnet20(channels: int = 3):
     """Write out ResNet-20 with shortcuts of padding (He et al. 2015, section 4.2)."""
     from torch import nn
     from torch.nn import functional
@@ -155,7 +155,11 @@ def _torch_resnet20():
 
     widths = [16, *[16] * 3, *[32] * 3, *[64] * 3]
     units = [Unit(*widths[i : i + 2]) for i in range(9)]
-    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    stem = [
+        nn.Conv2d(channels, 16, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+    ]
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)]
     return nn.Sequential(*stem, *units, *pool)
 

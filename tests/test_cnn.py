@@ -78,6 +78,31 @@ def test_plain_stages_may_convolve_more_than_once():
     }
 
 
+def test_plain_stages_may_pool_before_they_normalise():
+    model = cnn((9, 12, 2), filters=(4, 6), depths=(2, 1), early_pools=1)
+    late = cnn((9, 12, 2), filters=(4, 6), depths=(2, 1))
+    names = [layer.name for layer in model.layers]
+    assert names[4:] == [
+        *("stage1_conv2", "stage1_pool", "stage1_norm2", "stage1_relu2"),
+        *("stage2_conv1", "stage2_norm1", "stage2_relu1", "stage2_pool"),
+        *("pool", "dropout", "logits"),
+    ]
+    assert model.get_layer("stage1_norm2").output.shape == (None, 4, 6, 4)
+    # A positive scale changes no maximum, so that both orders agree in inference.
+    late.set_weights(model.get_weights())
+    images = np.random.default_rng(0).normal(size=(3, 9, 12, 2)).astype("float32")
+    np.testing.assert_allclose(late.predict(images), model.predict(images), atol=1e-5)
+    for layer in (model.get_layer("stage1_norm2"), late.get_layer("stage1_norm2")):
+        layer.gamma.assign(-layer.gamma)
+    assert not np.allclose(late.predict(images), model.predict(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("early_pools", [-1, True, 3, 1.5, "2"])
+def test_plain_network_refuses_early_pools_it_has_no_stages_for(early_pools):
+    with pytest.raises(ValueError, match="early_pools="):
+        cnn((8, 8, 1), filters=(4, 6), early_pools=early_pools)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_plain_network_may_be_as_deep_as_the_image_can_be_halved(depth):
     filters = (2,) * depth

@@ -25,6 +25,7 @@ def cnn(
     *,
     filters: tuple[int, ...] = (32, 64, 128),
     depths: tuple[int, ...] | None = None,
+    early_pools: int = 0,
     kernel_size: int = 3,
     hidden_units: tuple[int, ...] = (),
     dropout: float = 0.0,
@@ -45,6 +46,10 @@ def cnn(
         num_classes: Number of classes, i.e. logits per image.
         filters: Channels of each stage, from the first to the last.
         depths: Convolutions of each stage; one if omitted.
+        early_pools: Stages, from the first, whose maximum is taken right after their
+            last convolution: norm and ReLU have a quarter of the pixels then, which
+            saves more time than the accuracy it costs. Heatmaps are as fine as the last
+            ReLU, so that the last stage had better keep its order.
         kernel_size: Height and width of every kernel, in pixels.
         hidden_units: Units of dense layers, with batch norm and ReLU, before the
             logits.
@@ -59,7 +64,8 @@ def cnn(
 
     Raises:
         ValueError: If an argument is out of range, there are not as many depths as
-            stages, or the image is too small to be halved in every stage.
+            stages, or more early pools, or the image is too small to be halved in
+            every stage.
 
     Example:
         >>> cnn((28, 28, 1), filters=(8, 16)).output_shape
@@ -67,15 +73,13 @@ def cnn(
 
     Reference:
         [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3.2, for the
-        order within a stage. Differs: the convolutions keep their bias.
+        order within a stage. Differs: the convolutions keep their bias. The order of
+        early pools: [94% on CIFAR-10 in 3.29 Seconds](https://arxiv.org/abs/2404.00498),
+        section 3.1.
     """
     check_sequences(filters=filters)
     depths = (1,) * len(filters) if depths is None else depths
-    check_sequences(depths=depths)
-    if len(depths) != len(filters):
-        raise ValueError(
-            f"depths={depths} for {len(filters)} stages; give one number for each"
-        )
+    _check_stages(len(filters), depths, early_pools)
     if hidden_units != ():
         check_sequences(hidden_units=hidden_units)
     check_sizes(kernel_size=kernel_size)
@@ -85,11 +89,7 @@ def cnn(
 
     image = x = image_input(input_shape)
     for i, (size, depth) in enumerate(zip(filters, depths, strict=True), start=1):
-        for j in range(1, depth + 1):
-            x = conv(x, size, kernel_size, bias=True, name=f"stage{i}_conv{j}")
-            x = batch_norm(x, name=f"stage{i}_norm{j}")
-            x = layers.ReLU(name=f"stage{i}_relu{j}")(x)
-        x = MaxPooling2D(2, name=f"stage{i}_pool")(x)
+        x = _stage(x, f"stage{i}", size, depth, kernel_size, early=i <= early_pools)
     if not hidden_units:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     else:
@@ -109,3 +109,25 @@ def cnn(
 
     model = keras.Model(image, logits, name=name)
     return compile_classifier(model, optimizer=optimizer, learning_rate=learning_rate)
+
+
+def _check_stages(count, depths, early_pools):
+    check_sequences(depths=depths)
+    if len(depths) != count:
+        raise ValueError(
+            f"depths={depths} for {count} stages; give one number for each"
+        )
+    if early_pools != 0:
+        check_sizes(early_pools=early_pools)
+    if early_pools > count:
+        raise ValueError(f"early_pools={early_pools} for {count} stages")
+
+
+def _stage(x, name, filters, depth, kernel_size, *, early):
+    for j in range(1, depth + 1):
+        x = conv(x, filters, kernel_size, bias=True, name=f"{name}_conv{j}")
+        if early and j == depth:
+            x = MaxPooling2D(2, name=f"{name}_pool")(x)
+        x = batch_norm(x, name=f"{name}_norm{j}")
+        x = layers.ReLU(name=f"{name}_relu{j}")(x)
+    return x if early else MaxPooling2D(2, name=f"{name}_pool")(x)

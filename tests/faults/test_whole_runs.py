@@ -65,8 +65,8 @@ def test_kills_of_the_command_line_at_any_instant(app, data, tmp_path):
         out = tmp_path / str(number)
         before = OFTEN if number % 4 else ""
         process = start(*options, "--out", out, before=before)
-        # By epochs, not by seconds: how long a run takes to start and to compile changes
-        # too much from one to the next for a kill to meet the training.
+        # By epochs, not by seconds: how long a run takes to start and to compile
+        # changes too much from one to the next for a kill to meet the training.
         while not (out / runs.RECIPE_FILE).exists():
             time.sleep(0.005)
         epoch = draw.randrange(EPOCHS)
