@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+import kerasdl  # noqa: F401 - before Keras, so that TensorFlow takes oneDNN's kernels
+
 RESULTS = Path(__file__).parent / "results"
 
 

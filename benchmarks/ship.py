@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as kerasdl, after Keras here
 
 import keras
 import numpy as np
