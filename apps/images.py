@@ -30,14 +30,19 @@ def cnn() -> Recipe:
     return Recipe(
         build="cnn",
         kind="image",
-        arguments={"filters": (32, 64, 128), "hidden_units": (256,), "dropout": 0.4},
+        arguments={
+            "filters": (32, 64, 128),
+            "early_pools": 2,
+            "hidden_units": (256,),
+            "dropout": 0.4,
+        },
         augment="light",
         tta=True,
-        epochs=10,
+        epochs=8,
         batch_size=128,
         learning_rate=6e-3,
         warmup=0.1,
-        patience=10,
+        patience=8,
         validation_fraction=0.05,
     )
 
@@ -166,12 +171,18 @@ def efficientnet() -> Recipe:
     )
 
 
+def inception() -> Recipe:
+    """GoogLeNet (Szegedy et al. 2014), normalised, on 32 pixels or more."""
+    return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
+
+
 RECIPES = {
     "alexnet": alexnet,
     "cnn": cnn,
     "cnn_deep": cnn_deep,
     "densenet": densenet,
     "efficientnet": efficientnet,
+    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
     "vgg": vgg,
