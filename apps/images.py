@@ -34,15 +34,15 @@ def cnn() -> Recipe:
             "filters": (32, 64, 128),
             "early_pools": 2,
             "hidden_units": (256,),
-            "dropout": 0.4,
+            "dropout": 0.25,
         },
         augment="light",
         tta=True,
-        epochs=8,
+        epochs=7,
         batch_size=128,
         learning_rate=6e-3,
         warmup=0.1,
-        patience=8,
+        patience=7,
         validation_fraction=0.05,
     )
 
