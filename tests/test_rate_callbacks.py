@@ -172,6 +172,26 @@ def test_stochastic_average_has_statistics_of_its_own():
     assert swa.state_dict()["count"] == 2
 
 
+@pytest.mark.parametrize(
+    ("values", "mean", "count"),
+    [
+        ([np.nan, 1.0, np.inf, 3.0, np.nan], 2.0, 2),
+        ([3e38, -3e38], 3e38, 1),  # their distance is infinite in 32 bits
+    ],
+)
+def test_a_stochastic_average_stays_finite(values, mean, count):
+    source = BatchSource({"x": Dense(X)}, 2 * X, batch_size=2)
+    swa, model = StochasticAverage(source, start=0), linear("sgd")
+    swa.set_model(model)
+    swa.on_train_begin()
+    for epoch, value in enumerate(values):
+        swa.on_epoch_begin(epoch)
+        model.set_weights([np.full((1, 1), value)])
+        swa.on_epoch_end(epoch)
+    assert weight(model) == np.float32(mean)
+    assert swa.state_dict()["count"] == count
+
+
 def test_weights_are_unfrozen_in_their_epoch():
     optimizer = make_optimizer("adamw", 0.1, weight_decay=0.1, factors={})
     inputs = keras.Input((1,))

@@ -81,6 +81,7 @@ class StochasticAverage(AveragedWeights):
     The statistics of batch norms are those of the average: its batches are seen once
     more, at most `MOST_BATCHES`, unless training leaves them as they are. Batch norms
     within layers that are no models of their own keep the statistics that they have.
+    Weights that are not finite do not count.
 
     Args:
         source: Training data.
@@ -123,15 +124,23 @@ class StochasticAverage(AveragedWeights):
     def _swap_in(self) -> None:
         if self._held is not None or self._epoch < self.start:
             return
-        weights = [_array(variable) for variable in self.model.trainable_variables]
-        self._count += 1
-        before = self._mean or weights
-        self._mean = [
-            mean + (weight - mean) / np.float32(self._count)
-            for mean, weight in zip(before, weights, strict=True)
-        ]
+        self._take_weights()
+        if self._mean is None:
+            return
         super()._swap_in()
         estimate_statistics(self.model, self._batches())
+
+    def _take_weights(self) -> None:
+        """Let the weights count, unless the mean would not be finite: for ever."""
+        weights = [_array(variable) for variable in self.model.trainable_variables]
+        count = self._count + 1
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = [
+                mean + (weight - mean) / np.float32(count)
+                for mean, weight in zip(self._mean or weights, weights, strict=True)
+            ]
+        if all(np.isfinite(values).all() for values in mean):
+            self._count, self._mean = count, mean
 
     def _batches(self):
         # Not `source.order`, which lacks what was seen before a resume.
