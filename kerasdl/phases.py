@@ -65,8 +65,8 @@ class Phases:
         return Phase(self, self.prefix + name)
 
     def aside(self, prefix: str) -> "Phases":
-        """Return trainings that only measure; a signal saves, but ends none of them."""
-        return replace(self, prefix=f"{prefix}-", in_front=False, stop=None)
+        """Return trainings that only measure."""
+        return replace(self, prefix=f"{prefix}-", in_front=False)
 
 
 @dataclass(frozen=True)

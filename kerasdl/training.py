@@ -142,14 +142,14 @@ def train(
             validation=parts.validation,
             phases=phases,
         )
+        answers = _cross_validate(fit_model, parts, phases)
         interrupted = stop.received
         if interrupted:
             console.print("Interrupted: measuring and writing the best model so far.")
+        if answers is None:
+            parts = parts if parts.test else _cut_short(parts, recipe)
+            answers = fitted.predictor.answers(parts.test.examples)
         test = parts.test or parts.training
-        if parts.folds:
-            answers = _cross_validate(fit_model, parts.training, parts.folds, phases)
-        else:
-            answers = fitted.predictor.answers(test.examples)
         metrics = {
             "set": parts.measured_on,
             **evaluate.metrics(test.labels, answers, test.label_names),
@@ -415,17 +415,32 @@ def _rows_by_class(texts: Labelled) -> list[np.ndarray]:
 
 
 def _cross_validate(
-    fit_model: Callable[..., Fitted],
-    data: Labelled,
-    folds: Sequence[np.ndarray],
-    phases: Phases,
-) -> np.ndarray:
-    """Answer every example by a model that has not seen it."""
+    fit_model: Callable[..., Fitted], parts: _Parts, phases: Phases
+) -> np.ndarray | None:
+    """Answer every example by a model that has not seen it.
+
+    Returns:
+        The answers, or `None` where there are no folds or a signal has come.
+    """
+    data = parts.training
     answers = [None] * len(data)
-    for number, held in enumerate(folds, start=1):
+    for number, held in enumerate(parts.folds, start=1):
+        if phases.is_stopped:
+            return None
         kept = data.subset(np.setdiff1d(np.arange(len(data)), held))
         fitted = fit_model(kept, phases=phases.aside(f"fold-{number}"))
         found = fitted.predictor.answers(data.subset(held).examples)
         for row, answer in zip(held, found, strict=True):
             answers[row] = answer
-    return np.array(answers)
+    return np.array(answers) if parts.folds and not phases.is_stopped else None
+
+
+def _cut_short(parts: _Parts, recipe: Recipe) -> _Parts:
+    """Return what is measured on where folds were left out: what the model chose by."""
+    data = parts.training
+    _, validation = hold_out(data, recipe.validation_fraction, seed=recipe.seed)
+    measured_on = (
+        f"validation part of {data.name}, by which the model was chosen: the "
+        "cross-validation was cut short"
+    )
+    return replace(parts, test=validation, measured_on=measured_on)

@@ -232,6 +232,38 @@ def test_the_last_three_and_the_best_stay(tmp_path):
     assert again.final().state["step"] == 8
 
 
+@pytest.mark.parametrize("batch", [3, STEPS - 1])
+def test_a_handler_that_returns_lets_the_training_go_on(batch, uninterrupted, tmp_path):
+    came = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    send = Send(signal.SIGTERM, batch)
+    assert resuming.run(tmp_path, before=[send], every_steps=None) == uninterrupted
+    assert came == [signal.SIGTERM]
+    assert (tmp_path / "checkpoints" / step_name(STEPS + batch + 1)).is_dir()
+
+
+def test_each_signal_to_a_handler_that_returns_is_a_save(uninterrupted, tmp_path):
+    came = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    sends = [Send(signal.SIGTERM, 1), Send(signal.SIGTERM, 3)]
+    assert resuming.run(tmp_path, before=sends, every_steps=None) == uninterrupted
+    assert came == [signal.SIGTERM] * 2
+    for batch in (1, 3):
+        assert (tmp_path / "checkpoints" / step_name(STEPS + batch + 1)).is_dir()
+
+
+@pytest.mark.parametrize("batch", [3, STEPS - 1])
+def test_a_handler_that_ends_the_training_loses_nothing(batch, uninterrupted, tmp_path):
+    def end(*_):
+        send.model.stop_training = True
+
+    signal.signal(signal.SIGTERM, end)
+    send = Send(signal.SIGTERM, batch)
+    cut = resuming.run(tmp_path, before=[send], every_steps=None)
+    assert len(cut["history"]["loss"]) == 2
+    assert resuming.run(tmp_path) == uninterrupted
+
+
 def test_signals_are_not_caught_after_a_training_that_failed(tmp_path):
     class Fail(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

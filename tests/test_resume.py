@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from test_training import CNN, NGRAM, make_texts, weights, write_tsv
 
 import kerasdl
 from kerasdl import runs
+from kerasdl.callbacks import StopOnSignal
 from kerasdl.errors import InputError
 from kerasdl.fit import fit
 from kerasdl.lock import LOCK_FILE, locked
@@ -68,6 +70,54 @@ def test_a_killed_run_goes_on_in_the_phase_it_was_in(few, kill, run_cli, tmp_pat
     assert [path.name for path in (out / "checkpoints").iterdir()] == [
         "best.safetensors"
     ]
+
+
+@pytest.fixture
+def send(monkeypatch):
+    """Return a function that sends a signal after the n-th step from now on.
+
+    It returns a list of the steps, which grows with each.
+    """
+    original = StopOnSignal.on_train_batch_end
+
+    def send(number, step):
+        steps = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(batch)
+            if len(steps) == step:
+                signal.raise_signal(number)
+            original(self, batch, logs)
+
+        monkeypatch.setattr(StopOnSignal, "on_train_batch_end", on_train_batch_end)
+        return steps
+
+    return send
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_cross_validation_that_then_goes_on(few, send, tmp_path):
+    steps = send(signal.SIGTERM, 0)
+    kerasdl.train(few, out=tmp_path / "a")
+    expected, all_steps = left(tmp_path / "a"), len(steps)
+    out, done = tmp_path / "run", 0
+    # 36 texts are 5 steps an epoch: in the main training, at its end, and in folds.
+    for number, step in ((signal.SIGINT, 3), (signal.SIGTERM, 7), (signal.SIGINT, 13)):
+        steps = send(number, step)
+        run = kerasdl.train(few, out=out, resume=done > 0)
+        assert run.interrupted == number
+        assert len(steps) == step  # none after the signal
+        done += step
+        assert runs.is_unfinished(out)
+        assert "cross-validation was cut short" in run.metrics["set"]
+        assert run.metrics["count"] == 4
+        assert "interrupted" in (out / "report.html").read_text()
+        kerasdl.load(out)
+    steps = send(signal.SIGTERM, 0)
+    run = kerasdl.train(few, out=out, resume=True)
+    assert run.interrupted is None
+    assert done + len(steps) == all_steps  # nothing was done twice
+    assert left(out) == expected
 
 
 @pytest.mark.slow

@@ -216,6 +216,7 @@ class Checkpoint(keras.callbacks.Callback):
         epoch, _ = self._position
         place = self._offset + batch + 1
         self._position = epoch, place
+        self._is_cut = False  # a signal before this batch has not ended the training
         if self.source is None:  # not to be positioned within an epoch
             self._pass_signal_on()
         elif place < self.source.batches_per_epoch:
@@ -259,7 +260,7 @@ class Checkpoint(keras.callbacks.Callback):
                 score=(logs or {}).get(self.monitor),
             )
         self._pass_signal_on()
-        if is_signalled:
+        if is_signalled and not self._own_stop:
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
@@ -276,6 +277,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._stop.release()
             self._stop.received = None
             signal.raise_signal(number)
+            self._stop.catch(self.model)  # the training goes on, and so do the saves
 
     def _save(self, *, wait: bool, stopped: bool = False, score=None) -> None:
         """Copy the state, and let a thread write it."""

@@ -20,6 +20,12 @@ def data(tmp_path_factory):
     return write_tsv(tmp_path_factory.mktemp("data") / "data.tsv", make_texts(240))
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """So few texts that the metrics are cross-validated."""
+    return write_tsv(tmp_path_factory.mktemp("few") / "few.tsv", make_texts(60))
+
+
 def begin(out, data, epoch, **more):
     """Start a run, and return it as it has ended its epoch."""
     small = "--model", "text_cnn", "--batch-size", 8, "--epochs", 60
@@ -58,12 +64,44 @@ def test_a_signal_through_the_cli(number, data, tmp_path):
     )
 
 
-def whole(data, tmp_path, made={}):  # noqa: B006 - both tests want the same run
-    if not made:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_fold_through_the_cli(number, few, tmp_path):
+    out = tmp_path / "run"
+    process = begin(out, few, epoch=1)
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):  # of the first fold
+            break
+    sent = time.monotonic()
+    process.send_signal(number)
+    printed, errors = process.communicate()
+    seconds = time.monotonic() - sent
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert "error:" not in errors
+    assert "epoch 1/" not in errors  # of another fold
+    assert "accuracy" in printed
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert "cross-validation was cut short" in metrics["set"]
+    assert (out / "report.html").exists()
+    assert runs.is_unfinished(out)
+    code, errors = finish("sentiment", "train", "--resume", out)
+    assert code == 0, errors
+    assert run_result(out) == whole(few, tmp_path)
+    record(
+        f"{'6 SIGTERM' if number == signal.SIGTERM else '7 Ctrl-C'} in a fold",
+        1,
+        exit_code=process.returncode,
+        ended_after_seconds=round(seconds, 2),
+        resumed_to_the_same_result=1,
+    )
+
+
+def whole(data, tmp_path, made={}):  # noqa: B006 - two tests each want the same run
+    if data not in made:
         process = begin(tmp_path / "whole", data, epoch=1)
         process.communicate()
-        made["result"] = run_result(tmp_path / "whole")
-    return made["result"]
+        made[data] = run_result(tmp_path / "whole")
+    return made[data]
 
 
 def is_saved_by_signal(out):
