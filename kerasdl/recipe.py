@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from kerasdl.checks import check_choice
 from kerasdl.errors import InputError
+from kerasdl.untrusted import brief
 
 if TYPE_CHECKING:  # a recipe is read by `--help`, which must not wait for a backend
     import keras
 
+KINDS = ("text", "table", "image")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
+LARGEST_SEED = 2**32 - 1
 # 16 bits must be so many times as fast: what they save must outweigh the noise of a
 # short trial, and what three digits instead of seven may cost.
 LEAST_GAIN = 1.1
@@ -98,10 +101,9 @@ class Recipe:
             `kerasdl.rematerialise`).
 
     Raises:
-        InputError: If epochs, batch size or learning rate are not above 0, `tta` is
-            asked of other data than images, `rematerialise` of a pretrained model,
-            there is no such precision, or the optimizer is none of Keras's own or
-            follows a schedule.
+        InputError: If a number is out of range, there is no such kind or precision,
+            `tta` is asked of other data than images, `rematerialise` of a pretrained
+            model, or the optimizer is none of Keras's own or follows a schedule.
     """
 
     build: "str | Callable[..., keras.Model]"
@@ -154,6 +156,11 @@ class Recipe:
             head_alone = name == "epochs" and value == 0 and self.pretrained
             if not (0 < value < math.inf or head_alone):
                 raise InputError(f"{name}={value}; give a number above 0")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(
+                f"seed={self.seed}; give a whole number from 0 to {LARGEST_SEED}"
+            )
+        check_choice("kind", self.kind, KINDS, error=InputError)
         if self.tta and self.kind != "image":
             raise InputError(
                 f"tta=True with kind={self.kind!r}; only images are mirrored"
@@ -179,14 +186,32 @@ class Recipe:
         """Return the recipe that `to_json` has returned, its builder by name.
 
         Raises:
-            InputError: If a field is unknown.
+            InputError: If a field is unknown, or of the wrong type.
         """
-        known = {field.name for field in dataclass_fields(cls)}
-        if unknown := sorted(set(fields) - known):
+        known = {field.name: field.type for field in dataclass_fields(cls)}
+        if "build" not in fields:
+            raise InputError("the recipe names no model")
+        if unknown := sorted(fields.keys() - known):
             raise InputError(
-                f"the recipe has a field {unknown[0]!r} that this version does not know"
+                f"the recipe has a field {brief(repr(unknown[0]))} that this version"
+                " does not know"
             )
+        for name, value in fields.items():
+            _check_type(name, value, known[name])
         return cls(**{name: _with_tuples(value) for name, value in fields.items()})
+
+
+def _check_type(name: str, value: object, annotation: object) -> None:
+    """Refuse a value from JSON that is not of the type of its field."""
+    # What may be an object in Python is a name in JSON; its annotation is text.
+    wanted = str if isinstance(annotation, str) else annotation
+    wanted = int | float if wanted is float else wanted
+    is_right = isinstance(value, wanted)
+    if wanted is not bool and isinstance(value, bool):
+        is_right = False
+    if not is_right:
+        kind = wanted.__name__ if isinstance(wanted, type) else wanted
+        raise InputError(f"the recipe has {name}={brief(repr(value))}; expected {kind}")
 
 
 def _with_tuples(value):

@@ -16,7 +16,7 @@ from kerasdl.files import whole_file
 from kerasdl.lock import LOCK_FILE, check_unlocked, locked
 from kerasdl.manifest import clear_hidden
 from kerasdl.recipe import Recipe
-from kerasdl.untrusted import check_links, read_json
+from kerasdl.untrusted import brief, check_links, read_json
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
@@ -248,7 +248,8 @@ def begin(folder: Path, recipe: dict, data: dict) -> str:
     """
     run = secrets.token_hex(8)
     (folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
-    write_json(folder / STATE_FILE, {"run": run, "data": data, "version": __version__})
+    state = {"run": run, "data": data, "version": __version__, "recipe": recipe}
+    write_json(folder / STATE_FILE, state)
     # Last: killed before, a run has not begun, and its folder is as good as empty.
     write_json(folder / RECIPE_FILE, recipe)
     return run
@@ -267,25 +268,94 @@ def go_on(folder: Path, recipe: dict, data: dict, *, force: bool) -> str:
         Identity of the run.
 
     Raises:
-        InputError: If something differs, naming it.
+        InputError: If something differs, naming it, or a file is damaged.
     """
-    state = read_json(folder / STATE_FILE)
-    # What an earlier version did not know is at its default.
-    before = Recipe.from_json(read_json(folder / RECIPE_FILE)).to_json()
-    before, recipe = json.loads(json.dumps([before, recipe]))
+    state = _read_state(folder)
+    before = begun_recipe(folder, force=force)
+    _check_identity(folder, state["run"])
+    recipe = json.loads(json.dumps(recipe))
     changes = differences(before, recipe) + [
-        f"the {part} data" for part in data if data[part] != state["data"].get(part)
+        f"the {part} data"
+        for part in {**state["data"], **data}
+        if data.get(part) != state["data"].get(part)
     ]
     if not force:
         refuse_changes(folder, changes, "leave them as they were")
-    if changes:
+    else:
         write_json(folder / RECIPE_FILE, recipe)
-        write_json(folder / STATE_FILE, {**state, "data": data})
+        write_json(folder / STATE_FILE, {**state, "data": data, "recipe": recipe})
     # What was killed has left it.
     for path in _former(folder):
         shutil.rmtree(path, ignore_errors=True)
     clear_hidden(folder, "bundle")
     return state["run"]
+
+
+def begun_recipe(folder: Path, *, force: bool) -> dict:
+    """Return the recipe in the folder of an unfinished run, as JSON.
+
+    Args:
+        folder: The folder.
+        force: Accept that the file was changed since the run began.
+
+    Returns:
+        The recipe; what an earlier version did not know is at its default.
+
+    Raises:
+        InputError: If it was changed, naming what was, or a file is damaged.
+    """
+    state, path = _read_state(folder), folder / RECIPE_FILE
+    recipe = _complete(path, read_json(path))
+    if "recipe" in state and not force:  # earlier versions have not kept it twice
+        begun = _complete(folder / STATE_FILE, state["recipe"])
+        if changes := differences(begun, recipe):
+            raise InputError(
+                f"{path} was changed since the run began: {'; '.join(changes)}; change"
+                " it back, or add --force-resume"
+            )
+    return recipe
+
+
+def _complete(path: Path, fields: dict) -> dict:
+    try:
+        recipe = Recipe.from_json(fields).to_json()
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return json.loads(json.dumps(recipe))
+
+
+def _read_state(folder: Path) -> dict:
+    """Read what a run was begun with.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    path = folder / STATE_FILE
+    state = read_json(path)
+    for name, kind in (("run", str), ("data", dict), ("recipe", dict)):
+        is_old = name == "recipe" and name not in state
+        if not (is_old or isinstance(state.get(name), kind)):
+            raise InputError(
+                f"{path} is damaged: {name!r} is missing or of the wrong type; train"
+                " anew with another --out"
+            )
+    return state
+
+
+def _check_identity(folder: Path, run: str) -> None:
+    """Refuse a run whose checkpoints all are those of one other run."""
+    found = set()
+    for path in (folder / CHECKPOINT_FOLDER).glob("*/[!.]*/state.json"):
+        try:
+            found.add(brief(read_json(path).get("run")))
+        except InputError:  # damaged, which is said where it is to be used
+            continue
+    if len(found) == 1 and run not in found:
+        raise InputError(
+            f"{folder / STATE_FILE} is of the run {brief(run)!r}, and all checkpoints"
+            f" are of {found.pop()!r}; put back the run's own files, or train anew"
+            " with another --out"
+        )
 
 
 def refuse_changes(folder: Path, changes: list[str], remedy: str) -> None:

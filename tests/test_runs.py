@@ -8,12 +8,17 @@ import sys
 import pytest
 
 from kerasdl.errors import InputError
+from kerasdl.recipe import Recipe
 from kerasdl.runs import (
     CHECKPOINT_FILE,
     RECIPE_FILE,
+    STATE_FILE,
+    begin,
+    begun_recipe,
     check_folder,
     claimed_folder,
     default_folder,
+    go_on,
     write_json,
 )
 
@@ -169,6 +174,96 @@ def test_folders_that_are_refused(earlier, tmp_path):
         check_folder(earlier / RECIPE_FILE, overwrite=True)
     with pytest.raises(InputError, match="too long"):
         check_folder(tmp_path / ("x" * 300), overwrite=True)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that has begun, and a function that edits a file of it."""
+    recipe = Recipe(build="mlp", kind="table", arguments={"hidden": (8,)}).to_json()
+    begin(tmp_path, recipe, {"training": "1", "validation": "2"})
+
+    def edit(name, **changes):
+        path = tmp_path / name
+        fields = {**json.loads(path.read_text()), **changes}
+        gone = [name for name, value in fields.items() if value == "gone"]
+        path.write_text(json.dumps({k: v for k, v in fields.items() if k not in gone}))
+
+    return tmp_path, recipe, edit
+
+
+DATA = {"training": "1", "validation": "2"}
+
+
+def test_a_recipe_that_was_changed_after_the_run_began_is_refused(begun):
+    folder, recipe, edit = begun
+    assert begun_recipe(folder, force=False)["arguments"] == {"hidden": [8]}
+    edit(RECIPE_FILE, learning_rate=0.05, deterministic="gone")
+    changed = f"{RECIPE_FILE} was changed since the run began: learning_rate was 0.001,"
+    with pytest.raises(InputError, match=f"{changed} now 0.05; .* --force-resume"):
+        begun_recipe(folder, force=False)
+    with pytest.raises(InputError, match=changed):
+        go_on(folder, recipe, DATA, force=False)
+    forced = begun_recipe(folder, force=True)
+    go_on(folder, forced, DATA, force=True)
+    go_on(folder, forced, DATA, force=False)  # it is the run's own by now
+    with pytest.raises(InputError, match=r"learning_rate was 0.05, now 0.001; leave"):
+        go_on(folder, recipe, DATA, force=False)
+
+
+def test_runs_of_earlier_versions_go_on(begun):
+    folder, recipe, edit = begun
+    edit(STATE_FILE, recipe="gone")
+    edit(RECIPE_FILE, learning_rate=0.05, rematerialise="gone")
+    go_on(folder, {**recipe, "learning_rate": 0.05}, DATA, force=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (RECIPE_FILE, {"epochs": "6"}),
+        (RECIPE_FILE, {"epochs": True}),
+        (RECIPE_FILE, {"learning_rate": "x"}),
+        (RECIPE_FILE, {"learning_rate": None}),
+        (RECIPE_FILE, {"kind": "nope"}),
+        (RECIPE_FILE, {"seed": -1}),
+        (RECIPE_FILE, {"seed": "a"}),
+        (RECIPE_FILE, {"arguments": [1]}),
+        (RECIPE_FILE, {"tta": 1}),
+        (RECIPE_FILE, {"build": "gone"}),
+        (STATE_FILE, {"recipe": {}}),
+        (STATE_FILE, {"recipe": []}),
+        (STATE_FILE, {"data": []}),
+        (STATE_FILE, {"data": "gone"}),
+        (STATE_FILE, {"run": 3}),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(begun, name, changes):
+    folder, recipe, edit = begun
+    edit(name, **changes)
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        go_on(folder, recipe, DATA, force=False)
+
+
+def test_data_that_are_gone_are_a_change(begun):
+    folder, recipe, _ = begun
+    with pytest.raises(InputError, match="settings: the validation data; leave"):
+        go_on(folder, recipe, {"training": "1"}, force=False)
+
+
+def test_a_run_that_is_not_that_of_its_checkpoints_is_refused(begun):
+    folder, recipe, edit = begun
+    run = go_on(folder, recipe, DATA, force=False)
+    for step, its in enumerate((run, "other")):
+        path = folder / "checkpoints" / "training" / f"step-0000000{step}"
+        path.mkdir(parents=True)
+        write_json(path / "state.json", {"run": its})
+    assert go_on(folder, recipe, DATA, force=False) == run
+    write_json(path / "state.json", {"run": run})
+    edit(STATE_FILE, run="x")
+    with pytest.raises(
+        InputError, match=f"run 'x', and all checkpoints are of '{run}'"
+    ):
+        go_on(folder, recipe, DATA, force=True)
 
 
 def test_default_folders_are_never_taken(tmp_path, monkeypatch):
