@@ -18,7 +18,7 @@ from kerasdl.installed import BACKENDS, is_installed
 from kerasdl.launching import launch
 from kerasdl.quiet import quiet_stderr
 from kerasdl.recipe import PRECISIONS, check_precision
-from kerasdl.untrusted import read_json
+from kerasdl.untrusted import brief
 from kerasdl_apps.output import console, print_json, print_line, print_metrics
 
 # What Keras imports, if it can, for wrappers and galleries that no command uses: up to
@@ -28,6 +28,20 @@ UNUSED = ("matplotlib", "pandas", "sklearn")
 NO_SETTINGS = {
     *("resume", "force_resume", "tensorboard", "backend", "as_json", "devices"),
 }
+# Options that are no field of a recipe, but stand in one.
+IN_DATA_OPTIONS = {
+    *("text_column", "label_column", "positive_from", "encoding", "encoding_errors"),
+    *("path_column", "skip_corrupt", "target", "task", "drop"),
+}
+IN_ENCODER = {"image_size", "categorical"}
+# What `--model` decides, and no other option.
+OF_MODEL = (
+    *("build", "kind", "arguments", "pretrained", "unlabelled", "warmup", "patience"),
+    *("optimizer_options", "schedule_options", "clip_by", "sam", "swa", "plateau"),
+    *("word_vectors", "validation_fraction"),
+)
+# Kind of data to the app that trains on it.
+APPS = {"text": "sentiment", "image": "images", "table": "tabular"}
 
 
 def choose_backend(name: str | None) -> str | None:
@@ -242,8 +256,8 @@ def resumed_recipe(
         quick: What `--quick` sets.
 
     Raises:
-        InputError: If there is no unfinished run, or, without `--force-resume`, if an
-            option disagrees with it.
+        InputError: If there is no unfinished run, or it is damaged, or, without
+            `--force-resume`, if it was changed or an option disagrees with it.
     """
     from kerasdl import runs
     from kerasdl.recipe import Recipe
@@ -254,9 +268,10 @@ def resumed_recipe(
             "--resume goes on in its own folder; drop --out and --overwrite"
         )
     runs.check_folder(folder, overwrite=False, resume=True)
-    before = read_json(folder / runs.RECIPE_FILE)
+    force = options.get("force_resume", False)
+    before = runs.begun_recipe(folder, force=force)
     asked = {**before, **_asked(options, before, models, quick)}
-    if not options.get("force_resume"):
+    if not force:
         changes = runs.differences(before, asked)
         runs.refuse_changes(folder, changes, "drop the options")
     return Recipe.from_json(asked)
@@ -265,19 +280,65 @@ def resumed_recipe(
 def _asked(options: dict, before: dict, models: Mapping, quick: Mapping) -> dict:
     """Return the fields of a recipe that options set, as JSON."""
     asked = {}
-    for name in options.keys() - NO_SETTINGS:
+    # These first: other options may change what they set.
+    for name in sorted(
+        options.keys() - NO_SETTINGS, key=lambda name: name not in ("model", "quick")
+    ):
         value = options[name]
-        if name == "model" and value in models:
-            other = models[value]().to_json()
-            asked |= {key: other[key] for key in ("build", "unlabelled")}
+        if name == "model":
+            check_choice("model", value, models, error=InputError)
+            asked |= _of_model(models[value]().to_json(), before)
         elif name == "quick":
             asked |= quick
         elif name in before:
             asked[name] = value
         else:
-            part = "data_options" if name in before["data_options"] else "encoder"
+            part = "encoder" if name in IN_ENCODER else "data_options"
             asked[part] = {**asked.get(part, before[part]), name: value}
     return json.loads(json.dumps(asked))
+
+
+def _of_model(other: dict, before: dict) -> dict:
+    """Return what the recipe of a model decides, and no option has changed in a run."""
+    kept = {k: v for k, v in before["encoder"].items() if k in IN_ENCODER}
+    return {
+        **{name: other[name] for name in OF_MODEL},
+        "encoder": {**other["encoder"], **kept},
+    }
+
+
+def _check_app(recipe, app: str, folder: Path) -> None:
+    """Refuse to resume a run by the command of another app."""
+    if (its := APPS[recipe.kind]) != app:
+        raise InputError(
+            f"the run in {folder} is one of kerasdl {its}; continue it with kerasdl"
+            f" {its} train --resume {folder}"
+        )
+
+
+def _check_names(recipe) -> None:
+    """Refuse what a recipe from a file names, and there is not."""
+    import inspect
+
+    import kerasdl
+    from kerasdl.optimizers import make_optimizer
+    from kerasdl.schedules import learning_rate_schedule
+
+    try:
+        rate = recipe.learning_rate
+        learning_rate_schedule(
+            recipe.schedule, rate, 100, warmup=recipe.warmup, **recipe.schedule_options
+        )
+        make_optimizer(
+            recipe.optimizer, rate, clip_by=recipe.clip_by, **recipe.optimizer_options
+        )
+        if not recipe.pretrained:
+            check_choice("build", recipe.build, kerasdl.BUILDERS)
+            known = inspect.signature(kerasdl.BUILDERS[recipe.build]).parameters
+            for name in recipe.arguments:
+                check_choice(f"argument of {recipe.build}", name, known)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the recipe of the run is damaged: {brief(error)}") from error
 
 
 def train_recipe(
@@ -310,11 +371,15 @@ def train_recipe(
     from kerasdl.cluster import find_cluster
     from kerasdl.runs import check_folder, default_folder
 
+    if resume:
+        _check_app(recipe, app, resume)
     cluster = find_cluster()
     folder = resume or out or default_folder(app)
     # Refused in a moment; the backend takes seconds.
     check_folder(folder, overwrite=overwrite, resume=resume is not None)
     load_backend()
+    if resume:
+        _check_names(recipe)
     if cluster is None and (processes := _processes(devices)) > 1:
         # What this process has chosen, the others shall not choose again.
         settled = ["--backend", "torch"]

@@ -630,7 +630,7 @@ def test_auto_resumes_in_the_precision_of_the_run(auto, tmp_path):
     stored.write([measured(*row) for row in ROWS])
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "run.json").write_text("{}")
+    (run / "checkpoints" / "run.json").write_text('{"run": "1", "data": {}}')
     recipe = images.recipe(precision="float32", seed=5)
     (run / "recipe.json").write_text(json.dumps(recipe.to_json()))
     resumed, backend, said = auto("--resume", run)

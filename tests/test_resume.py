@@ -1,5 +1,6 @@
 """Runs that were cut short: what `train` goes on with, and what it refuses."""
 
+import inspect
 import json
 import os
 import signal
@@ -18,6 +19,19 @@ from kerasdl.errors import InputError
 from kerasdl.fit import fit
 from kerasdl.lock import LOCK_FILE, locked
 from kerasdl.phases import Phases
+from kerasdl_apps import (
+    images,
+    images_commands,
+    sentiment_commands,
+    tabular,
+    tabular_commands,
+)
+from kerasdl_apps.options import (
+    IN_DATA_OPTIONS,
+    IN_ENCODER,
+    NO_SETTINGS,
+    resumed_recipe,
+)
 
 
 @pytest.fixture
@@ -202,6 +216,78 @@ def test_options_that_disagree_with_a_run_are_refused(recipe, kill, refused, tmp
     refused(*command, "--rematerialise", words=["rematerialise was False, now True"])
     refused(*command, "--out", "x", words=["drop --out"])
     refused("tabular", "train", words=["--target"])
+
+
+def unfinished(folder, recipe) -> dict:
+    """Begin a run, and return the options that resume it."""
+    folder.mkdir(exist_ok=True)
+    runs.begin(folder, recipe.to_json(), {})
+    return {"resume": folder}
+
+
+def test_a_model_that_disagrees_with_a_run_is_refused(tmp_path):
+    own = images.recipe("cnn", image_size=32, epochs=3, data_options={})
+    options = unfinished(tmp_path, own)
+    models = {"models": images.RECIPES}
+    assert resumed_recipe({**options, "model": "cnn"}, **models) == own
+    for name, words in (
+        ("cnn_deep", "settings: arguments was .*'early_pools'.*; patience was 7"),
+        ("vgg", "build was 'cnn', now 'vgg'.*encoder .* now .*'smallest': 32"),
+        ("nope", "model='nope'; expected one of"),
+    ):
+        with pytest.raises(InputError, match=words):
+            resumed_recipe({**options, "model": name}, **models)
+    options |= {"model": "vgg", "force_resume": True}
+    forced = resumed_recipe({**options, "patience": 2}, **models)
+    vgg = images.recipe("vgg")
+    assert (forced.build, forced.arguments) == ("vgg", vgg.arguments)
+    assert forced.encoder == {"smallest": 32, "image_size": 32}
+    assert (forced.epochs, forced.patience) == (3, 2)
+    more = {"epochs": 4, "quick": True, "batch_size": 9}
+    forced = resumed_recipe({**options, **more}, **models, quick=images.QUICK)
+    assert (forced.epochs, forced.batch_size, forced.max_examples) == (4, 9, 500)
+
+
+def test_an_option_is_compared_with_the_part_it_stands_in(tmp_path):
+    options = unfinished(tmp_path, images.recipe("cnn", data_options={}))
+    for name, value in (("skip_corrupt", True), ("label_column", "x")):
+        with pytest.raises(InputError, match=r"settings: data_options was \{\}, now"):
+            resumed_recipe({**options, name: value})
+        forced = resumed_recipe({**options, "force_resume": True, name: value})
+        assert (forced.data_options, forced.encoder) == ({name: value}, {})
+    with pytest.raises(InputError, match=r"settings: encoder was \{\}, now"):
+        resumed_recipe({**options, "image_size": 9})
+
+
+def test_each_option_of_train_has_its_place():
+    parts = NO_SETTINGS | IN_DATA_OPTIONS | IN_ENCODER | {"model", "quick", "out"}
+    parts |= {"context", "overwrite", *vars(replace(NGRAM))}
+    for app in (images_commands, sentiment_commands, tabular_commands):
+        assert inspect.signature(app.train).parameters.keys() <= parts
+
+
+def test_damaged_and_strange_runs_are_refused(refused, tmp_path):
+    table = tabular.recipe("rows.csv", "class")
+    unfinished(tmp_path, table)
+    resume = "train", "--resume", tmp_path
+    for app in ("sentiment", "images"):
+        refused(app, *resume, words=[f"kerasdl tabular train --resume {tmp_path}"])
+    path = tmp_path / runs.RECIPE_FILE
+    path.write_text(json.dumps({**table.to_json(), "learning_rate": 1.0}))
+    words = ["was changed since the run began: learning_rate was 0.005, now 1.0"]
+    refused("tabular", *resume, words=words)
+    (tmp_path / runs.STATE_FILE).write_text("{}")
+    refused("tabular", *resume, words=["run.json is damaged: 'run'"])
+    for changes, word in (
+        ({"schedule": "nope"}, "schedule='nope'"),
+        ({"schedule_options": {"a": 1}}, "schedule option='a'"),
+        ({"optimizer": "nope"}, "optimizer='nope'"),
+        ({"optimizer_options": {"a": 1}}, "optimizer='adam'"),
+        ({"build": "nope"}, "build='nope'"),
+        ({"arguments": {"a": 1}}, "argument of mlp='a'"),
+    ):
+        unfinished(tmp_path, replace(table, **changes))
+        refused("tabular", *resume, words=["is damaged", word])
 
 
 def test_one_process_per_folder(recipe, tmp_path):
