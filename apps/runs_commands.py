@@ -1,5 +1,6 @@
 """`kerasdl runs` and `kerasdl compare`: what was trained, side by side."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from kerasdl.errors import InputError
 from kerasdl.past import PastRun, differences, past_runs, read_run
 from kerasdl.runs import is_unfinished
 from kerasdl.untrusted import brief, shown
-from kerasdl_apps.options import Json
+from kerasdl_apps.options import APPS, Json
 from kerasdl_apps.output import check_writable, print_json
 from kerasdl_apps.tables import print_table
 
@@ -21,7 +22,8 @@ DRAWN = ("accuracy", "log_loss", "rmse", "mae")
 # In `metrics.json`, but no measure of how good the model is.
 NO_MEASURES = ("temperature", "mean", "scale", "margin")
 NOTHING = "-"
-APPS = {"text": "sentiment", "image": "images", "table": "tabular"}
+# Beyond this, Matplotlib cannot lay out an axis.
+LARGEST_DRAWN = 1e100
 WHAT_TO_DO = {
     "interrupted": "goes on from its last save",
     "not saved": "was cut short before its first save, and begins anew",
@@ -81,14 +83,14 @@ def compare(
     table = [[name, *map(_setting, values)] for name, values in changed.items()]
     facts = {
         "state": [run.state for run in found],
-        "epochs": [_epochs(run) for run in found],
+        "epochs done": [_epochs(run) for run in found],  # a setting is called epochs
         "measured on": [str(run.metrics.get("set", NOTHING)) for run in found],
         **measured,
         "seconds": [_figure(run.metrics.get("seconds")) for run in found],
     }
     table += [[name, *values] for name, values in facts.items()]
     print_table(("", *names), table)
-    if len({run.metrics["set"] for run in found if "set" in run.metrics}) > 1:
+    if len({str(run.metrics["set"]) for run in found if "set" in run.metrics}) > 1:
         _note("the runs were measured on different data: their metrics do not compare")
     _note(f"picture: {out}")
 
@@ -133,16 +135,29 @@ def _draw(out: Path, names: Sequence[str], runs: Sequence[PastRun]) -> None:
     series = [
         Series(
             name,
-            run.history,
+            {key: [_drawn(v) for v in values] for key, values in run.history.items()},
             {
-                metric: (run.metrics[metric], run.interval(metric))
+                metric: (run.metrics[metric], _drawn_interval(run, metric))
                 for metric in DRAWN
-                if _is_measure(run.metrics.get(metric))
+                if _is_drawn(run.metrics.get(metric))
             },
         )
         for name, run in zip(names, runs, strict=True)
     ]
     comparison_picture(out, series)
+
+
+def _is_drawn(value: object) -> bool:
+    return _is_measure(value) and abs(value) < LARGEST_DRAWN
+
+
+def _drawn(value: float) -> float:
+    return value if _is_drawn(value) else math.nan
+
+
+def _drawn_interval(run: PastRun, metric: str) -> tuple[float, float] | None:
+    ends = run.interval(metric)
+    return ends if ends and all(map(_is_drawn, ends)) else None
 
 
 def _measures(runs: Sequence[PastRun]) -> dict[str, list[str]]:
@@ -184,7 +199,7 @@ def _resume(run: PastRun) -> str:
     """Return what takes up a run that is not finished."""
     if not is_unfinished(run.folder):
         return "train it again, it cannot be resumed"
-    app = APPS.get(run.recipe.get("kind"), "…")
+    app = APPS.get(str(run.recipe.get("kind")), "…")
     return f"kerasdl {app} train --resume {run.folder}"
 
 

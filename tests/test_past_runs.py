@@ -126,7 +126,8 @@ def test_runs_are_compared_in_words_and_in_a_picture(runs, run_cli, tmp_path):
     assert rows[""] == "older\tnewer\tcut"
     assert rows["learning_rate"] == "0.001\t0.002\t-"
     assert rows["arguments.filters"] == "6\t8\t-"
-    assert "epochs" in rows
+    assert rows["epochs done"] == "3/5\t3/5\t1/5"
+    assert "epochs" not in rows  # the same in all
     assert "build" not in rows  # the same in all
     assert rows["accuracy"] == "0.9 (0.88 to 0.92)\t0.9 (0.88 to 0.92)\t-"
     assert rows["seconds"] == "12.3\t12.3\t-"
@@ -153,6 +154,30 @@ def test_other_data_is_said_aloud(runs, run_cli, tmp_path):
     )
     assert code == 0
     assert "measured on different data" in err
+
+
+def test_epochs_asked_for_are_told_from_those_that_are_done(runs, run_cli, tmp_path):
+    more = write_run(runs / "more", epochs=2)
+    (more / "recipe.json").write_text('{"build": "text_cnn", "epochs": 9}')
+    out = run_cli("compare", runs / "older", more, "--out", tmp_path / "c.png")[1]
+    rows = [line.split("\t", 1) for line in out.splitlines()]
+    assert ["epochs", "5\t9"] in rows
+    assert ["epochs done", "3/5\t2/9"] in rows
+
+
+def test_what_no_training_writes_is_compared_all_the_same(runs, run_cli, tmp_path):
+    odd = write_run(
+        runs / "odd",
+        metrics={"set": {"a": 1}, "log_loss": 1e308, "accuracy": 0.5},
+    )
+    (odd / "history.csv").write_text("epoch,loss,val_loss\n0,nan,inf\n1,1e308,-1e308\n")
+    code, out, err = run_cli(
+        *("compare", runs / "older", odd, "--out", tmp_path / "c.png")
+    )
+    assert code == 0, err
+    assert "measured on different data" in err
+    assert "0.25\t1e+308" in out
+    assert (tmp_path / "c.png").stat().st_size
 
 
 def test_runs_that_cannot_be_compared_are_refused(runs, refused, tmp_path):
