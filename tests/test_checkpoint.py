@@ -13,7 +13,16 @@ from resuming import STEPS
 from rich.console import Console
 
 from kerasdl.callbacks import Checkpoint, StopOnSignal
-from kerasdl.checkpoint import Saved, Store, Writer, join, split, step_name
+from kerasdl.checkpoint import (
+    Saved,
+    Store,
+    Writer,
+    join,
+    read_variables,
+    split,
+    step_name,
+    write_variables,
+)
 from kerasdl.errors import InputError
 
 
@@ -149,6 +158,67 @@ def test_another_model_other_callbacks_and_another_epoch_are_refused(tmp_path):
     resuming.run(tmp_path, epochs=1)
     with pytest.raises(InputError, match="give fit initial_epoch="):
         resuming.run(tmp_path, initial_epoch=0)
+
+
+class Scale(keras.layers.Layer):
+    """A layer whose weight has no name but a number."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(input_shape[1:], initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+def test_a_model_that_is_built_again_in_one_process_goes_on(tmp_path):
+    """As in a notebook whose cell is run twice: Keras numbers the names anew."""
+
+    def fit(folder, epochs):
+        resuming.backend.set_seed(0)
+        source, _ = resuming.sources()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        layers = [keras.layers.Dense(4), Scale(), keras.layers.Dense(3)]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        model.compile("adam", loss)
+        checkpoint = Checkpoint(folder, source=source, console=Console(quiet=True))
+        try:
+            model.fit(
+                source,
+                initial_epoch=checkpoint.initial_epoch,
+                epochs=epochs,
+                callbacks=[checkpoint],
+                verbose=0,
+            )
+        finally:
+            checkpoint._stop.release()
+        return [w.tobytes() for w in model.get_weights()]
+
+    expected = fit(tmp_path / "a", 3)
+    fit(tmp_path / "b", 2)
+    assert fit(tmp_path / "b", 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "optimizer"),
+    [
+        (("b", "a"), 4, keras.optimizers.Adam),
+        (("a", "b"), 5, keras.optimizers.Adam),
+        (("a", "b"), 4, lambda: keras.optimizers.RMSprop(momentum=0.9)),
+        (("a", "b"), 4, keras.optimizers.Adamax),
+    ],
+    ids=["order", "shapes", "slots in another order", "slots"],
+)
+def test_slots_of_another_optimizer_are_refused(names, width, optimizer):
+    def slots(names, width, optimizer):
+        layers = [keras.layers.Dense(width, name=name) for name in names]
+        model = keras.Sequential([keras.Input((width,)), *layers])
+        optimizer.build(model.trainable_variables)
+        return optimizer.variables
+
+    stored = read_variables("o", slots(("a", "b"), 4, keras.optimizers.Adam()))
+    write_variables("o", slots(("a", "b"), 4, keras.optimizers.Adam()), *stored)
+    with pytest.raises(InputError, match="resume with the model that was trained"):
+        write_variables("o", slots(names, width, optimizer()), *stored)
 
 
 def test_other_data_go_on_from_the_end_of_an_epoch(tmp_path):

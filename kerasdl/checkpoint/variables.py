@@ -1,5 +1,6 @@
 """Variables to arrays and back: weights, seeds, optimizer slots, metrics."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -58,8 +59,8 @@ def write_variables(
     Nothing is written unless all fit.
 
     Raises:
-        InputError: If there are more or fewer of them, or one is of another name,
-            shape or type.
+        InputError: If there are more or fewer of them, or one is of another shape,
+            type or name, but for the numbers that Keras gives to names.
     """
     if len(variables) != len(table):
         raise InputError(
@@ -76,7 +77,10 @@ def _check(kind: str, variable, path: str, shape: tuple, dtype: str) -> None:
     found = keras.backend.standardize_dtype(variable.dtype)
     # Backends differ in the integers of counters and seeds.
     same_type = found == dtype or (_is_int(found) and _is_int(dtype))
-    same_name = kind == "metric" or path.rpartition("/")[2] == variable.name
+    stored_name = path.rpartition("/")[2]
+    same_name = kind == "metric" or _unnumbered(stored_name) == _unnumbered(
+        variable.name
+    )
     if not (same_type and same_name and tuple(variable.shape) == shape):
         stored = brief(f"{path} {dtype} {shape}")
         raise InputError(
@@ -84,6 +88,12 @@ def _check(kind: str, variable, path: str, shape: tuple, dtype: str) -> None:
             f"{variable.path} {found} {tuple(variable.shape)}; resume with the model "
             "that was trained"
         )
+
+
+def _unnumbered(name: str) -> str:
+    # A model that is built again in one process has other numbers: `dense_1`, whose
+    # name is in those of its slots, or `variable_1`.
+    return re.sub(r"_\d+(?=_|$)", "", name)
 
 
 def _is_int(dtype: str) -> bool:
