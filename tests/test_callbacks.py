@@ -20,6 +20,7 @@ from kerasdl.callbacks import (
     standard_callbacks,
 )
 from kerasdl.checkpoint import write_weights
+from kerasdl.data.batches import BatchSource, Dense
 
 
 @pytest.fixture
@@ -171,6 +172,42 @@ def test_progress_is_a_line_per_epoch_and_a_bar_on_a_terminal(model, data, termi
             for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
                 assert name in line
             assert re.search(r" s · [\d,]+ examples/s · [\d,]+ MB", line)
+
+
+class Bar(keras.callbacks.Callback):
+    """Note how far the bar is at the begin and end of each batch."""
+
+    def __init__(self, progress):
+        super().__init__()
+        self.progress = progress
+        self.begin, self.end = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        (task,) = self.progress._bar.tasks
+        self.begin.append(task.completed)
+
+    def on_train_batch_end(self, batch, logs=None):
+        (task,) = self.progress._bar.tasks
+        self.end.append(task.completed)
+
+
+@pytest.mark.parametrize("within", [0, 3])
+def test_the_bar_of_a_resumed_training_begins_where_it_was(model, data, within):
+    x, y = data
+    source = BatchSource({"x": Dense(x)}, y, batch_size=16, seed=0)
+
+    class Position(keras.callbacks.Callback):  # as a checkpoint does
+        def on_epoch_begin(self, epoch, logs=None):
+            source.start(epoch, within if epoch == 8 else 0)
+
+    console = Console(file=io.StringIO(), force_terminal=True)
+    meter = Meter(64)
+    progress = ProgressDisplay(console, epochs=10, steps=4, meter=meter, source=source)
+    bar = Bar(progress)
+    callbacks = [meter, progress, bar, Position()]
+    model.fit(source, initial_epoch=8, epochs=10, callbacks=callbacks, verbose=0)
+    assert bar.begin == list(range(32 + within, 40))
+    assert bar.end == list(range(33 + within, 41))
 
 
 def test_the_bar_is_gone_when_the_training_fails(model, data):

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 
 from kerasdl.callbacks.meter import Meter
+from kerasdl.data.batches import BatchSource
 
 
 class ProgressDisplay(keras.callbacks.Callback):
@@ -27,14 +28,25 @@ class ProgressDisplay(keras.callbacks.Callback):
         epochs: Epochs of the training.
         steps: Batches of one epoch.
         meter: What measures speed and memory, before it among the callbacks.
+        source: The `BatchSource` of the training, if it is one: it knows where within
+            an epoch a training is resumed.
     """
 
-    def __init__(self, console: Console, *, epochs: int, steps: int, meter: Meter):
+    def __init__(
+        self,
+        console: Console,
+        *,
+        epochs: int,
+        steps: int,
+        meter: Meter,
+        source: BatchSource | None = None,
+    ):
         super().__init__()
         self.console = console
         self.epochs = epochs
         self.steps = steps
         self.meter = meter
+        self.source = source
         self._bar = None
 
     def __enter__(self):
@@ -56,17 +68,33 @@ class ProgressDisplay(keras.callbacks.Callback):
                 console=self.console,
                 transient=True,
             )
-            total = self.epochs * self.steps
-            self._task = self._bar.add_task("training", total=total, loss="…")
             self._bar.start()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:  # not at the epoch's begin, when it may still be positioned
+            self._before = self._epoch * self.steps + self._left_out()
+        if self._bar and not self._bar.tasks:
+            # Begun where a resume begins: a jump would count as speed.
+            self._task = self._bar.add_task(
+                "training",
+                total=self.epochs * self.steps,
+                completed=self._before,
+                loss="…",
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         if self._bar:
             loss = float((logs or {}).get("loss", np.nan))
-            self._bar.update(self._task, advance=1, loss=f"{loss:.3f}")
+            done = self._before + batch + 1
+            self._bar.update(self._task, completed=done, loss=f"{loss:.3f}")
+
+    def _left_out(self) -> int:
+        """Return how many batches of this epoch were seen before a resume."""
+        return 0 if self.source is None else self.steps - len(self.source.order)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.perf_counter()
+        self._epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self._start
