@@ -64,11 +64,12 @@ def run_epochs(
         epochs=recipe.epochs,
         steps=training.batches_per_epoch,
         meter=meter,
+        source=training,
     )
     keeping = (
         [keeping]
         if keeping
-        else standard_callbacks(phase.folder, patience=recipe.patience)
+        else standard_callbacks(phase.folder, patience=recipe.patience, averages=False)
     )
     callbacks = [
         NanGuard(phase.folder, source=training, examples=examples, console=run.console),

@@ -3,9 +3,15 @@
 import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 from keras import layers
 
-from kerasdl.callbacks import AveragedWeights, LowerRateOnPlateau, Unfreeze
+from kerasdl.callbacks import (
+    AveragedWeights,
+    LowerRateOnPlateau,
+    Unfreeze,
+    standard_callbacks,
+)
 from kerasdl.callbacks.averaging import StochasticAverage, averaging
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.errors import InputError
@@ -111,6 +117,30 @@ def test_average_of_schedule_free_adamw():
         average += (fast - average) / step
         assert watch.end[step - 1] == pytest.approx(average, rel=1e-4)
     assert averaging(keras.optimizers.SGD()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"name": "schedule_free_adamw"}, {"name": "adam", "ema": 0.5}, {"name": "adam"}],
+    ids=["schedule-free", "moving", "none"],
+)
+def test_standard_callbacks_validate_and_keep_averages(options, tmp_path):
+    def trained(make_callbacks):
+        model, watch = linear(make_optimizer(learning_rate=0.1, **options)), Watch()
+        callbacks = [*make_callbacks(model.optimizer), watch]
+        return model, watch, fit(model, 4, *callbacks)
+
+    _, expected, history = trained(averaging)
+    model, found, logs = trained(lambda _: standard_callbacks(tmp_path, patience=9))
+    assert (found.begin, found.end) == (expected.begin, expected.end)
+    assert logs["val_loss"] == history["val_loss"]
+    best = expected.end[int(np.argmin(history["val_loss"]))]
+    path = tmp_path / "checkpoints" / "best.safetensors"
+    (stored,) = safetensors.numpy.load_file(path).values()
+    assert stored.item() == best
+    assert weight(model) == best
+    _, raw, _ = trained(lambda _: standard_callbacks(None, patience=9, averages=False))
+    assert (raw.end == found.end) == (options == {"name": "adam"})
 
 
 def test_a_new_process_goes_on_from_the_training_weights():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from kerasdl.callbacks.averaging import (
     AveragedWeights,
@@ -51,11 +52,16 @@ def standard_callbacks(
     patience: int = 3,
     examples: int | None = None,
     tensorboard: bool = False,
+    averages: bool = True,
 ) -> list[keras.callbacks.Callback]:
     """Return the usual callbacks of a training that writes into `folder`.
 
     The best weights are kept in `checkpoints/best.safetensors` and restored at the end;
-    every epoch adds a line to `history.csv`.
+    every epoch adds a line to `history.csv`. Where the optimizer averages the weights
+    (`use_ema=True`, or schedule-free AdamW), the averages are validated and kept.
+
+    Left out are `NanGuard`, which belongs before these callbacks, and `ProgressDisplay`
+    and `Checkpoint`, which belong after them: they have to know the data, too.
 
     Args:
         folder: Existing folder of the run; `None` writes nothing.
@@ -64,11 +70,14 @@ def standard_callbacks(
         examples: Examples of one epoch; speed and memory are then measured, too.
         tensorboard: Write curves and histograms into `folder/tensorboard` (the extra
             `tensorboard`).
+        averages: Validate and keep the averages of the optimizer, if it has some;
+            `False` where a callback before these does so (or two would).
 
     Returns:
         Callbacks for `model.fit(..., callbacks=...)`.
     """
     callbacks = [
+        *([_AveragesIfAny()] if averages else []),
         EpochFacts(),
         EarlyStopping(monitor, patience=patience, restore_best_weights=True),
     ]
@@ -84,3 +93,10 @@ def standard_callbacks(
         BestCheckpoint(folder / CHECKPOINT_FILE, monitor=monitor),
         HistoryFile(folder / HISTORY_FILE),
     ]
+
+
+class _AveragesIfAny(AveragedWeights):
+    """Does nothing for an optimizer, known not before `fit`, that has no averages."""
+
+    def averages(self) -> list[np.ndarray] | None:
+        return super().averages() if averaging(self.model.optimizer) else None
