@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from kerasdl import backend
-from kerasdl.checks import check_choice
+from kerasdl.checks import check_choice, is_number
 from kerasdl.errors import InputError
 from kerasdl.schedules import OneCycle, Schedule
 
@@ -107,7 +107,7 @@ def make_optimizer(
         The optimizer.
 
     Raises:
-        ValueError: If the name, `clip_by` or an option is unknown.
+        ValueError: If the name, `clip_by` or an option is unknown, or `clip` negative.
 
     Reference:
         [High-Performance Large-Scale Image Recognition Without
@@ -115,6 +115,8 @@ def make_optimizer(
         clipping.
     """
     check_choice("clip_by", clip_by, CLIP_BY)
+    if not (is_number(clip) and clip >= 0):
+        raise ValueError(f"clip={clip!r}; expected a number of at least 0")
     kind, defaults = _kind(name)
     options = {**defaults, **options, "learning_rate": learning_rate}
     if ema:

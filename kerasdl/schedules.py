@@ -11,7 +11,7 @@ import keras
 from keras import ops
 from keras.optimizers import schedules
 
-from kerasdl.checks import check_choice
+from kerasdl.checks import check_choice, check_sizes, is_number
 
 Schedule = schedules.LearningRateSchedule
 
@@ -35,7 +35,7 @@ def learning_rate_schedule(
         A float for the constant rate without warm-up, otherwise a Keras schedule.
 
     Raises:
-        ValueError: If `name` or an option is unknown, or `warmup` not in [0, 1].
+        ValueError: If `name` or an option is unknown, or a value out of its range.
 
     Example:
         >>> schedule = learning_rate_schedule("linear", 0.1, 100)
@@ -63,6 +63,8 @@ def _constant(peak, steps):  # noqa: ARG001 - the signature of all shapes
 
 def _step(peak, steps, *, drops=(0.5, 0.75), factor=0.1):
     """Fall by a factor after each of these shares of the steps (He et al. 2015)."""
+    _check_drops(drops)
+    _check_shares(factor=factor, is_above_zero=True)
     # Keras holds a value up to its boundary and on it.
     ends = [round(share * steps) - 1 for share in drops]
     values = [peak * factor**done for done in range(len(drops) + 1)]
@@ -71,6 +73,7 @@ def _step(peak, steps, *, drops=(0.5, 0.75), factor=0.1):
 
 def _exponential(peak, steps, *, end=0.01):
     """Fall by the same factor at each step, to this share of the peak."""
+    _check_shares(end=end, is_above_zero=True)
     return schedules.ExponentialDecay(peak, steps, end)
 
 
@@ -91,21 +94,30 @@ def _inverse_sqrt(peak, steps):
 
 def _triangular(peak, steps, *, cycles=4, lowest=0.1):
     """Rise and fall along lines, several times, from this share of the peak."""
+    check_sizes(cycles=cycles)
+    _check_shares(lowest=lowest)
     return Cyclic(peak, steps / cycles, lowest=lowest)
 
 
 def _exp_range(peak, steps, *, cycles=4, lowest=0.1, end=0.1):
     """As `triangular`, with a height that falls to this share at the end."""
+    check_sizes(cycles=cycles)
+    _check_shares(lowest=lowest)
+    _check_shares(end=end, is_above_zero=True)
     return Cyclic(peak, steps / cycles, lowest=lowest, decay=end ** (1 / steps))
 
 
 def _one_cycle(peak, steps, *, rise=0.3, start=0.04, end=4e-6):
     """Rise and fall once, along half cosines; the momentum does the reverse."""
+    _check_shares(rise=rise, start=start, end=end)
     return OneCycle(peak, steps, rise=rise, start=start, end=end)
 
 
 def _restarts(peak, steps, *, cycles=3, growth=2):
     """Fall along cosines, each so many times as long as the one before."""
+    check_sizes(cycles=cycles)
+    if not (is_number(growth) and 0 < growth < math.inf):
+        raise ValueError(f"growth={growth!r}; expected a number above 0")
     shares = [growth**cycle for cycle in range(cycles)]
     ends = [round(steps * sum(shares[:n]) / sum(shares)) for n in range(cycles + 1)]
     return WarmRestarts(peak, ends)
@@ -113,7 +125,24 @@ def _restarts(peak, steps, *, cycles=3, growth=2):
 
 def _wsd(peak, steps, *, decay=0.2):
     """Stay at the peak, then fall to zero along a line in this share of the steps."""
+    _check_shares(decay=decay, is_above_zero=True)
     return StableThenDecay(peak, steps, decay=decay)
+
+
+def _check_shares(*, is_above_zero: bool = False, **shares) -> None:
+    for name, value in shares.items():
+        is_share = is_number(value) and 0 <= value <= 1
+        if not is_share or (is_above_zero and value == 0):
+            least = "above 0 and up to 1" if is_above_zero else "from 0 to 1"
+            raise ValueError(f"{name}={value!r}; expected a share {least}")
+
+
+def _check_drops(drops) -> None:
+    is_several = isinstance(drops, (tuple, list)) and len(drops) > 0
+    if not is_several or not all(is_number(share) for share in drops):
+        raise ValueError(f"drops={drops!r}; expected a sequence of numbers")
+    if list(drops) != sorted(drops) or not 0 <= drops[0] <= drops[-1] <= 1:
+        raise ValueError(f"drops={drops!r}; expected rising shares from 0 to 1")
 
 
 SHAPES = {

@@ -9,6 +9,7 @@ import pytest
 import kerasdl
 from kerasdl.errors import InputError
 from kerasdl.optimizers import (
+    CLIP_BY,
     OPTIMIZERS,
     clip_by_weights,
     make_optimizer,
@@ -224,6 +225,11 @@ def test_one_cycle_of_adam_cycles_the_first_beta(clip):
     [
         ({"name": "adamm"}, r"optimizer='adamm'.*did you mean 'adamw?'"),
         ({"name": "adam", "clip_by": "size"}, r"clip_by='size'"),
+        *(
+            ({"name": "sgd", "clip": -1.0, "clip_by": clip_by}, r"clip=-1\.0")
+            for clip_by in CLIP_BY
+        ),
+        ({"name": "sgd", "clip": float("nan")}, r"clip=nan"),
         ({"name": "adam", "momentun": 1}, r"optimizer='adam'.*momentun"),
     ],
 )

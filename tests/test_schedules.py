@@ -131,8 +131,27 @@ def test_config_makes_the_same_schedule(name):
         ("cosin", {}, r"schedule='cosin'.*did you mean 'cosine'"),
         ("wsd", {"decoy": 0.1}, r"schedule option='decoy'.*did you mean 'decay'"),
         ("cosine", {"warmup": 2}, r"warmup=2; expected a share"),
+        ("wsd", {"decay": 0}, r"decay=0; expected a share above 0"),
+        ("wsd", {"decay": 1.5}, r"decay=1.5"),
+        ("triangular", {"cycles": 0}, r"cycles=0; expected an integer"),
+        ("triangular", {"lowest": -0.1}, r"lowest=-0.1"),
+        ("exp_range", {"cycles": -1}, r"cycles=-1"),
+        ("exp_range", {"end": 0.0}, r"end=0.0"),
+        ("exp_range", {"lowest": 2}, r"lowest=2"),
+        ("exponential", {"end": 0}, r"end=0; expected a share above 0"),
+        ("exponential", {"end": float("nan")}, r"end=nan"),
+        ("restarts", {"cycles": 0}, r"cycles=0"),
+        ("restarts", {"growth": 0}, r"growth=0; expected a number above 0"),
+        ("step", {"drops": (0.8, 0.2)}, r"drops=\(0.8, 0.2\); expected rising shares"),
+        ("step", {"drops": [0.5, 1.5]}, r"drops=\[0.5, 1.5\]"),
+        ("step", {"drops": ()}, r"drops=\(\)"),
+        ("step", {"drops": 0.5}, r"drops=0.5; expected a sequence"),
+        ("step", {"factor": 2.0}, r"factor=2.0"),
+        ("one_cycle", {"rise": 2.0}, r"rise=2.0; expected a share from 0 to 1"),
+        ("one_cycle", {"start": -1}, r"start=-1"),
+        ("one_cycle", {"end": "low"}, r"end='low'"),
     ],
 )
-def test_what_is_unknown_is_refused(name, options, message):
+def test_what_is_unknown_or_out_of_range_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         learning_rate_schedule(name, 0.1, 10, **options)
