@@ -167,6 +167,21 @@ def test_it_goes_back_to_the_weights_of_the_training_not_to_an_average(
     assert np.isfinite(history["val_loss"] if validated else 0.0).all()
 
 
+@pytest.mark.parametrize("kind", ["ema", "schedule_free_adamw"])
+def test_no_average_is_validated_where_every_step_was_undone(kind, out):
+    is_ema = kind == "ema"
+    optimizer = make_optimizer("sgd" if is_ema else kind, 0.01, ema=0.9 * is_ema)
+    source, model = four_batches(), linear(optimizer)
+    spoil, kept = Spoil(4), []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: kept.append(model.get_weights())
+    )
+    callbacks = [spoil, guard(source, None, out), *averaging(optimizer), keep]
+    model.fit(source, validation_data=source, epochs=2, callbacks=callbacks, verbose=0)
+    for value, other in zip(kept[0], spoil.begin[0], strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
 def test_what_is_validated_outside_of_fit_changes_nothing(out):
     source, model = four_batches(), linear(make_optimizer("sgd", 0.01))
     callback = guard(source, None, out)

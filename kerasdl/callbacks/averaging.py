@@ -37,6 +37,8 @@ class AveragedWeights(keras.callbacks.Callback):
     def averages(self) -> list[np.ndarray] | None:
         """Return the average of each trainable weight, if there are such yet."""
         optimizer = innermost(self.model.optimizer)
+        if _array(optimizer.iterations) == 0:
+            return None  # every step was undone: the slots of moving averages are zeros
         slots = {variable.name: variable for variable in optimizer.variables}
         kind = "average" if optimizer.use_ema else "momentum"
         found = [
