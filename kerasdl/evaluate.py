@@ -179,8 +179,10 @@ def regression_metrics(values: np.ndarray, predicted: np.ndarray) -> dict:
             "train it again with a lower learning rate."
         )
     errors = np.asarray(predicted, np.float64) - values
+    # SciPy wants two values at least; of one, every resample is that one.
+    squares = np.resize(errors**2, max(len(errors), 2))
     interval = bootstrap(
-        (errors**2,), np.mean, n_resamples=BOOTSTRAP_SAMPLES, rng=0, method="percentile"
+        (squares,), np.mean, n_resamples=BOOTSTRAP_SAMPLES, rng=0, method="percentile"
     ).confidence_interval
     return {
         "rmse": float(np.sqrt((errors**2).mean())),

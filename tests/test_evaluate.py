@@ -213,3 +213,11 @@ def test_import_is_cheap():
         "sys.exit(any(m in sys.modules for m in ('sklearn', 'scipy', 'keras')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_row_can_be_measured():
+    found = evaluate.regression_metrics(np.array([2.0]), np.array([5.0]))
+    ends = (found[name] for name in ("rmse", "rmse_low", "rmse_high", "mae"))
+    assert [*ends] == [3.0] * 4
+    assert found["r2"] is None
+    assert found["count"] == 1
