@@ -171,18 +171,12 @@ def efficientnet() -> Recipe:
     )
 
 
-def inception() -> Recipe:
-    """GoogLeNet (Szegedy et al. 2014), normalised, on 32 pixels or more."""
-    return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
-
-
 RECIPES = {
     "alexnet": alexnet,
     "cnn": cnn,
     "cnn_deep": cnn_deep,
     "densenet": densenet,
     "efficientnet": efficientnet,
-    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
     "vgg": vgg,
