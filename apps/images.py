@@ -25,7 +25,7 @@ FILES_AT_ONCE = 64
 def cnn() -> Recipe:
     """The plain network of three convolutions, and a hidden layer.
 
-    Fashion-MNIST: 93.2 % (3 seeds) in 392 s.
+    Fashion-MNIST: 93.2 % (3 seeds) in 392 s; the embedded sample: 89.7 % in 77 s.
     """
     return Recipe(
         build="cnn",
