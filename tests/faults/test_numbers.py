@@ -10,6 +10,7 @@ from processes import finish, run_result
 from recording import record
 from resuming import BATCH_SIZE, STEPS, tiny_data, tiny_model
 from rich.console import Console
+from test_whole_runs import rows
 
 import kerasdl
 from kerasdl.callbacks import NanGuard
@@ -55,8 +56,8 @@ def policy(request):
 
 def test_a_bad_batch(policy, tmp_path):
     x, y = tiny_data()
-    rows = (0, 7, 17, 31, 49)  # in other batches each
-    for row in rows:
+    bad = (0, 7, 17, 31, 49)  # in other batches each
+    for row in bad:
         features = Poisoned(x, row, VALUES[policy])
         source = BatchSource({"x": features}, y, batch_size=BATCH_SIZE, seed=0)
         model, out = tiny_model(), Console(file=io.StringIO())
@@ -72,17 +73,12 @@ def test_a_bad_batch(policy, tmp_path):
         # In float16 the loss scale leaves out a step or two of its own.
         assert STEPS - (1 if policy == "float32" else 3) <= iterations < STEPS
         (tmp_path / "not_finite.csv").unlink()
-    record(f"9 a bad batch, {policy}", len(rows), went_on=len(rows))
+    record(f"9 a bad batch, {policy}", len(bad), went_on=len(bad))
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "rows.csv"
-    values = np.random.default_rng(0).normal(size=(240, 3))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["a", "b", "c", "class"])
-        writer.writerows([*row, "high" if row[0] > row[1] else "low"] for row in values)
+    _, path, *_ = rows(tmp_path_factory.mktemp("data"))
     return path
 
 

@@ -14,6 +14,8 @@ from kerasdl.checkpoint import Store
 
 pytestmark = pytest.mark.faults
 
+ROWS = {signal.SIGTERM: "6 SIGTERM", signal.SIGINT: "7 Ctrl-C"}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -36,7 +38,7 @@ def begin(out, data, epoch, **more):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ROWS)
 def test_a_signal_through_the_cli(number, data, tmp_path):
     out = tmp_path / "run"
     process = begin(out, data, epoch=1)
@@ -56,7 +58,7 @@ def test_a_signal_through_the_cli(number, data, tmp_path):
     assert code == 0, errors
     assert run_result(out) == whole(data, tmp_path)
     record(
-        f"{'6 SIGTERM' if number == signal.SIGTERM else '7 Ctrl-C'} in mid-epoch",
+        f"{ROWS[number]} in mid-epoch",
         1,
         exit_code=process.returncode,
         saved_after_seconds=round(seconds, 2),
@@ -64,7 +66,7 @@ def test_a_signal_through_the_cli(number, data, tmp_path):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ROWS)
 def test_a_signal_in_a_fold_through_the_cli(number, few, tmp_path):
     out = tmp_path / "run"
     process = begin(out, few, epoch=1)
@@ -88,7 +90,7 @@ def test_a_signal_in_a_fold_through_the_cli(number, few, tmp_path):
     assert code == 0, errors
     assert run_result(out) == whole(few, tmp_path)
     record(
-        f"{'6 SIGTERM' if number == signal.SIGTERM else '7 Ctrl-C'} in a fold",
+        f"{ROWS[number]} in a fold",
         1,
         exit_code=process.returncode,
         ended_after_seconds=round(seconds, 2),
