@@ -1,4 +1,4 @@
-"""Batches that reach TensorFlow without tf.data: the same training, in one trace."""
+"""Batches that reach a backend without Keras's detours: the same training."""
 
 import keras
 import numpy as np
@@ -189,8 +189,27 @@ def test_keras_deals_out_to_several_devices():
         assert handed is source
 
 
-@pytest.mark.skipif(ON_TENSORFLOW, reason="of the other backends")
-def test_other_backends_take_the_source():
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="of PyTorch")
+def test_pytorch_trains_on_the_memory_of_the_batches():
+    batches = []
+
+    class Kept(BatchSource):
+        """Keep the batches."""
+
+        def __getitem__(self, index):
+            batches.append(super().__getitem__(index))
+            return batches[-1]
+
+    values = RANDOM.normal(size=(COUNT, 5)).astype("float32")
+    source = Kept({"x": Dense(values)}, LABELS, batch_size=8, seed=0)
+    with handed_over(rows_model(), source, 1) as handed:
+        tensors = list(handed.get_torch_dataloader())
+    for batch, (x, y) in zip(batches, tensors, strict=True):
+        assert [x.data_ptr(), y.data_ptr()] == [part.ctypes.data for part in batch]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_jax_takes_the_source():
     source = rows_source()
     with handed_over(rows_model(), source, 1) as handed:
         assert handed is source

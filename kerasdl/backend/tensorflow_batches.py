@@ -12,11 +12,10 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
-# `fit` takes any adapter, but Keras does not export the base.
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-
 # It has no public way to ask.
 from tensorflow.python.util import _pywrap_util_port
+
+from kerasdl.backend.handed_over import HandedOver
 
 # XLA compiles for each shape of a batch, in the time of so many steps; those of a model
 # of fewer weights take no time at all.
@@ -25,41 +24,6 @@ FEWEST_STEPS, FEWEST_WEIGHTS = 300, 20_000
 # more such where TensorFlow computes without oneDNN's kernels.
 SLOW = keras.layers.Conv1D, keras.layers.DepthwiseConv2D, keras.layers.RNN
 SLOW_WITHOUT_ONEDNN = keras.layers.MaxPooling1D, keras.layers.MaxPooling2D
-
-
-class HandedOver(DataAdapter):
-    """The batches of a source, as `fit` goes through them without tf.data.
-
-    Args:
-        source: A `kerasdl.data.batches.BatchSource`.
-    """
-
-    def __init__(self, source: keras.utils.PyDataset):
-        self.source = source
-
-    def __iter__(self):
-        return map(self.source.__getitem__, range(self.source.num_batches))
-
-    def get_tf_dataset(self):
-        """Return itself: Keras goes through anything."""
-        return self
-
-    @property
-    def num_batches(self):
-        """Number of batches of an epoch."""
-        return self.source.num_batches
-
-    @property
-    def batch_size(self):
-        """`None`: the source decides."""
-
-    def on_epoch_begin(self):
-        """Let the source take up its order."""
-        self.source.on_epoch_begin()
-
-    def on_epoch_end(self):
-        """Let the source move on."""
-        self.source.on_epoch_end()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 import optree
 import torch
 
+from kerasdl.backend.handed_over import HandedOver
 from kerasdl.backend.torch_layers import fused as fused
 from kerasdl.backend.torch_recurrent import recurrent as recurrent
 from kerasdl.backend.torch_steps import quick_step as quick_step
@@ -199,9 +201,22 @@ def recomputed(compute, tensors: list, states: list) -> tuple[list, list]:
 
 
 @contextmanager
-def handed_over(model: keras.Model, source, steps: int) -> Iterator:  # noqa: ARG001
-    """Yield the source: on PyTorch Keras takes its batches without detours."""
-    yield source
+def handed_over(
+    model: keras.Model,  # noqa: ARG001
+    source: keras.utils.PyDataset,
+    steps: int,  # noqa: ARG001
+) -> Iterator:
+    """Let `fit` take the batches of a source without PyTorch's loader and copies.
+
+    Args:
+        model: Compiled model.
+        source: A `kerasdl.data.batches.BatchSource`.
+        steps: Steps of the whole training.
+
+    Yields:
+        What `fit` is to be given.
+    """
+    yield HandedOver(source, partial(optree.tree_map, _as_tensor))
 
 
 def training_step(
