@@ -1,5 +1,6 @@
 """The functions that each backend brings: seeding, inference and gradients."""
 
+import gc
 import importlib
 
 import keras
@@ -186,3 +187,25 @@ def test_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
     with pytest.raises(InputError, match="not on the Keras backend 'numpy'"):
         importlib.reload(backend)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_training_leaves_no_graph_behind(name):
+    """What Keras's sum over replicas registers with TensorFlow would hold it."""
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    def train():
+        keras.utils.clear_session()
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(name, "mse", jit_compile=False)
+        model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+
+    def graphs():
+        gc.collect()
+        return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
+
+    train()
+    before = graphs()
+    train()
+    assert graphs() == before

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from kerasdl.callbacks.averaging import (
     AveragedWeights,
@@ -77,7 +76,7 @@ def standard_callbacks(
         Callbacks for `model.fit(..., callbacks=...)`.
     """
     callbacks = [
-        *([_AveragesIfAny()] if averages else []),
+        *([AveragedWeights()] if averages else []),
         EpochFacts(),
         EarlyStopping(monitor, patience=patience, restore_best_weights=True),
     ]
@@ -93,10 +92,3 @@ def standard_callbacks(
         BestCheckpoint(folder / CHECKPOINT_FILE, monitor=monitor),
         HistoryFile(folder / HISTORY_FILE),
     ]
-
-
-class _AveragesIfAny(AveragedWeights):
-    """Does nothing for an optimizer, known not before `fit`, that has no averages."""
-
-    def averages(self) -> list[np.ndarray] | None:
-        return super().averages() if averaging(self.model.optimizer) else None

@@ -17,7 +17,8 @@ class AveragedWeights(keras.callbacks.Callback):
 
     The averages are those that the optimizer keeps: a moving one (`use_ema=True`), or
     that of `ScheduleFreeAdamW`, recovered from its slots: the model itself is left
-    between the average and the fastest point, and no good.
+    between the average and the fastest point, and no good. With another optimizer
+    nothing is done.
 
     Reference:
         [The Road Less Scheduled](https://arxiv.org/abs/2405.15682), equation 5.
@@ -37,6 +38,8 @@ class AveragedWeights(keras.callbacks.Callback):
     def averages(self) -> list[np.ndarray] | None:
         """Return the average of each trainable weight, if there are such yet."""
         optimizer = innermost(self.model.optimizer)
+        if not _has_averages(optimizer):
+            return None
         if _array(optimizer.iterations) == 0:
             return None  # every step was undone: the slots of moving averages are zeros
         slots = {variable.name: variable for variable in optimizer.variables}
@@ -157,9 +160,12 @@ def averaging(optimizer: Optimizer) -> list[AveragedWeights]:
     Args:
         optimizer: Any optimizer of Keras.
     """
-    optimizer = innermost(optimizer)
+    return [AveragedWeights()] if _has_averages(innermost(optimizer)) else []
+
+
+def _has_averages(optimizer: Optimizer) -> bool:
     is_free = isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW)
-    return [AveragedWeights()] if optimizer.use_ema or is_free else []
+    return optimizer.use_ema or is_free
 
 
 def estimate_statistics(model: keras.Model, batches) -> None:
