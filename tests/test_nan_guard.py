@@ -271,6 +271,19 @@ def test_the_file_is_not_written_through_a_hard_link(tmp_path, out):
     assert [path.name for path in run.iterdir()] == ["not_finite.csv"]
 
 
+def test_what_cannot_be_written_does_not_end_the_training(tmp_path, out):
+    (tmp_path / "not_finite.csv").mkdir()
+    callback = guard(poisoned(), tmp_path, out, every_steps=1)
+    history = tiny_model().fit(
+        callback.source, epochs=2, callbacks=[callback], verbose=0
+    )
+    assert np.isfinite(history.history["loss"]).all()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all("; its examples are not in not_finite.csv: " in line for line in lines)
+    assert [path.name for path in tmp_path.iterdir()] == ["not_finite.csv"]
+
+
 def test_inputs_that_are_not_finite_are_named_before_the_training(tmp_path, out):
     x, y = tiny_data()
     x[31, 2] = np.inf

@@ -162,8 +162,11 @@ class NanGuard(keras.callbacks.Callback):
             what += f"and on at a learning rate {self.factor:g} times as high"
         # Any batch since the copy may have spoilt the weights.
         if self.path and (is_loss or steps == 1):
-            self._write(place)
-            what += f"; its examples are in {self.path.name}"
+            try:
+                self._write(place)
+                what += f"; its examples are in {self.path.name}"
+            except OSError as error:  # a full disk is no reason to end the training
+                what += f"; its examples are not in {self.path.name}: {error.strerror}"
         self.console.print(what, highlight=False, markup=False, soft_wrap=True)
 
     def _place(self) -> int:
