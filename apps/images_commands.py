@@ -34,8 +34,6 @@ from kerasdl_apps.options import (
     given,
     load_backend,
     one_of,
-    resumed_recipe,
-    train_recipe,
 )
 from kerasdl_apps.output import (
     check_writable,
@@ -45,6 +43,8 @@ from kerasdl_apps.output import (
     print_metrics,
     write_csv,
 )
+from kerasdl_apps.resuming import resumed_recipe
+from kerasdl_apps.training import train_recipe
 
 app = typer.Typer(help="Classes of images.", rich_markup_mode=None)
 app.command(name="check")(images_check.check)

@@ -12,8 +12,9 @@ from kerasdl.errors import InputError
 from kerasdl.past import PastRun, differences, past_runs, read_run
 from kerasdl.runs import is_unfinished
 from kerasdl.untrusted import brief, shown
-from kerasdl_apps.options import APPS, Json
+from kerasdl_apps.options import Json
 from kerasdl_apps.output import check_writable, print_json
+from kerasdl_apps.resuming import APPS
 from kerasdl_apps.tables import print_table
 
 COLUMNS = ("run", "model", "data", "epochs", "metric", "seconds", "state")

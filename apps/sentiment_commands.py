@@ -37,8 +37,6 @@ from kerasdl_apps.options import (
     TrainedBundle,
     given,
     load_backend,
-    resumed_recipe,
-    train_recipe,
 )
 from kerasdl_apps.output import (
     check_writable,
@@ -48,6 +46,8 @@ from kerasdl_apps.output import (
     print_metrics,
     write_csv,
 )
+from kerasdl_apps.resuming import resumed_recipe
+from kerasdl_apps.training import train_recipe
 
 app = typer.Typer(help="Sentiment of texts.", rich_markup_mode=None)
 app.command(name="lr-find")(rate_commands.find_for_texts)

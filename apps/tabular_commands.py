@@ -36,8 +36,6 @@ from kerasdl_apps.options import (
     given,
     load_backend,
     one_of,
-    resumed_recipe,
-    train_recipe,
 )
 from kerasdl_apps.output import (
     check_writable,
@@ -46,6 +44,8 @@ from kerasdl_apps.output import (
     print_metrics,
     write_csv,
 )
+from kerasdl_apps.resuming import resumed_recipe
+from kerasdl_apps.training import train_recipe
 
 app = typer.Typer(help="Classes or values from tables.", rich_markup_mode=None)
 

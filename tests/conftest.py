@@ -92,7 +92,7 @@ def traced_once():
 
 
 @pytest.fixture(scope="session")
-def many_threads():
+def users_environment():
     """The environment of a process that computes as a user's: by all that there is."""
     taken = *THREADS, JAX_QUICKLY
     return {name: v for name, v in os.environ.items() if name not in taken}

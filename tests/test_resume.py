@@ -26,7 +26,7 @@ from kerasdl_apps import (
     tabular,
     tabular_commands,
 )
-from kerasdl_apps.options import (
+from kerasdl_apps.resuming import (
     IN_DATA_OPTIONS,
     IN_ENCODER,
     NO_SETTINGS,

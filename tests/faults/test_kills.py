@@ -22,8 +22,8 @@ faults = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, many_threads):
-    server = Server(tmp_path_factory.mktemp("cache"), many_threads)
+def server(tmp_path_factory, users_environment):
+    server = Server(tmp_path_factory.mktemp("cache"), users_environment)
     yield server
     server.process.communicate()
 
