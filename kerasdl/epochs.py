@@ -13,6 +13,7 @@ from kerasdl.callbacks import (
     Meter,
     NanGuard,
     ProgressDisplay,
+    PromptCallbacks,
     StochasticAverage,
     TensorBoard,
     averaging,
@@ -82,6 +83,10 @@ def run_epochs(
         *([run.stop] if run.stop else []),
     ]
     checkpoint = phase.checkpoint(callbacks, training)
+    callbacks = [*callbacks, *([checkpoint] if checkpoint else [])]
+    if backend.STARTS_STEPS:
+        count = training.num_batches
+        callbacks = PromptCallbacks(callbacks, model, epochs=last, steps=count)
     with (
         progress,
         quick_steps(model),
@@ -94,7 +99,7 @@ def run_epochs(
             initial_epoch=max(first, checkpoint.initial_epoch) if checkpoint else first,
             epochs=last,
             verbose=0,
-            callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
+            callbacks=callbacks,
         )
     return history.history
 

@@ -11,13 +11,18 @@ import pytest
 from resuming import tiny_data, tiny_model
 from rich.console import Console
 
-from kerasdl.callbacks import NanGuard, StochasticAverage, averaging
+from kerasdl import backend
+from kerasdl.callbacks import NanGuard, PromptCallbacks, StochasticAverage, averaging
+from kerasdl.callbacks.state import captured
 from kerasdl.data.batches import BatchSource, Dense
 from kerasdl.data.rows import Columns, load_rows
 from kerasdl.errors import InputError
 from kerasdl.optimizers import make_optimizer
 
 BAD_ROW = 17
+shown_by_the_loss = pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="there the ReLU hides it"
+)
 
 
 @pytest.fixture
@@ -76,6 +81,77 @@ def test_a_bad_batch_costs_its_steps_and_is_written_down(tmp_path, out):
     assert lines[0].endswith("; its examples are in not_finite.csv")
     rate = keras.ops.convert_to_numpy(model.optimizer.iterations)
     assert rate == 12  # of 14 steps, two were undone
+
+
+def fit_promptly(model, source, callbacks, epochs=2):
+    """Train as `kerasdl.train` does on JAX: a step is under way when logs are read."""
+    prompt = PromptCallbacks(callbacks, model, epochs=epochs, steps=source.num_batches)
+    return model.fit(source, epochs=epochs, callbacks=prompt, verbose=0).history
+
+
+def test_prompt_callbacks_change_nothing(out):
+    x, y = tiny_data()
+    seen, found = [], []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((batch, dict(logs)))
+
+    for fit in (
+        lambda model, source, given: (
+            model.fit(source, epochs=2, callbacks=given, verbose=0).history
+        ),
+        fit_promptly,
+    ):
+        source = BatchSource({"x": Dense(x)}, y, batch_size=8, seed=0)
+        backend.set_seed(0)
+        model = tiny_model()
+        callbacks = [guard(source, None, out), Watch()]
+        found.append((fit(model, source, callbacks), model.get_weights()))
+    (history, weights), (prompt_history, prompt_weights) = found
+    assert history == prompt_history
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+    for one, other in zip(weights, prompt_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@shown_by_the_loss
+@pytest.mark.parametrize("place", range(7))
+def test_a_loss_that_is_read_late_costs_one_step_more(place, tmp_path, out):
+    source, model = poisoned(), tiny_model()
+    plan = source.plan(0)
+    bad = plan.pop(next(i for i, rows in enumerate(plan) if BAD_ROW in rows))
+    plan.insert(place, bad)
+    source.plan = lambda _: plan
+    callback = guard(source, tmp_path, out)
+    history = fit_promptly(model, source, [callback], epochs=1)
+    assert are_finite(model)
+    assert np.isfinite(history["loss"]).all()
+    steps = min(place + 2, len(plan))  # the logs of the last batch are read at once
+    (line,) = out.getvalue().splitlines()
+    assert f" batch {place + 1} of epoch 1: back by {steps} step" in line
+    with (tmp_path / "not_finite.csv").open() as file:
+        rows = [int(row["row"]) for row in csv.DictReader(file)]
+    assert rows == sorted(bad)
+    done = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    assert done == len(plan) - steps
+
+
+@shown_by_the_loss
+def test_what_is_saved_was_looked_at(out):
+    source, model = poisoned(), tiny_model()
+    callback = guard(source, None, out)
+    states = []
+
+    class Save(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            states.append(captured(self.model, [callback], []))
+
+    fit_promptly(model, source, [callback, Save()])
+    for _, arrays in states:
+        assert all(np.isfinite(values).all() for values in arrays.values())
+    assert states[-1][0]["callbacks"][0][1]["tries"] == 2
+    assert len(out.getvalue().splitlines()) == 2
 
 
 def test_the_rate_falls_and_in_the_end_it_stops(out):

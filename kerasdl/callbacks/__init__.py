@@ -15,6 +15,7 @@ from kerasdl.callbacks.early_stopping import EarlyStopping
 from kerasdl.callbacks.history import EpochFacts, HistoryFile, write_history
 from kerasdl.callbacks.meter import Meter
 from kerasdl.callbacks.nan_guard import NanGuard
+from kerasdl.callbacks.pending import PendingLogs, PromptCallbacks
 from kerasdl.callbacks.plateau import LowerRateOnPlateau
 from kerasdl.callbacks.progress import ProgressDisplay
 from kerasdl.callbacks.signals import StopOnSignal
@@ -33,7 +34,9 @@ __all__ = [
     "LowerRateOnPlateau",
     "Meter",
     "NanGuard",
+    "PendingLogs",
     "ProgressDisplay",
+    "PromptCallbacks",
     "StochasticAverage",
     "StopOnSignal",
     "TensorBoard",

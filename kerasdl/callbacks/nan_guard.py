@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from kerasdl.callbacks.pending import PendingLogs
 from kerasdl.checkpoint import (
     is_finite,
     read_variables,
@@ -32,9 +33,11 @@ class NanGuard(keras.callbacks.Callback):
     Weights and optimizer become what they were at most `every_steps` steps before, the
     learning rate becomes smaller, and the training goes on with the next batch. After
     some times it ends, with finite weights. Keras hands every callback the loss of each
-    step as a number, so that looking at it costs nothing; the copy of the state that is
-    kept in memory is renewed after so many steps and epochs alone, as on JAX it waits
-    for them. Weights that are not finite are found then, too.
+    step as a number, so that looking at it costs nothing; handed `PendingLogs`, as by
+    `kerasdl.train` on JAX, it looks when the next step is under way, and goes back by
+    that one, too. The copy of the state that is kept in memory is renewed after so many
+    steps and epochs alone, as on JAX it waits for them. Weights that are not finite are
+    found then, too.
 
     Put it first, so that others see the state that is gone back to, and before averages
     take the place of the weights. The inputs of a `BatchSource` are looked through
@@ -63,6 +66,7 @@ class NanGuard(keras.callbacks.Callback):
         console: Console | None = None,
     ):
         super().__init__()
+        self._logs: Mapping | None = None
         self.path = Path(folder) / BATCHES_FILE if folder else None
         self.source = source
         self.examples = examples
@@ -73,7 +77,8 @@ class NanGuard(keras.callbacks.Callback):
         self._steps = 0
 
     def state_dict(self) -> dict:
-        """Return how often it has gone back."""
+        """Return how often it has gone back, the last batch included."""
+        self.settle()
         return {"tries": self._tries}
 
     def load_state_dict(self, state: dict) -> None:
@@ -82,7 +87,7 @@ class NanGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._tries = self._tries_since = self._steps = 0
-        self._copy = None
+        self._copy = self._logs = None
         make_scalable(self.model.optimizer)
         if self.source is not None:
             self.source.check_finite()
@@ -97,12 +102,36 @@ class NanGuard(keras.callbacks.Callback):
             self._remember()
 
     def on_train_batch_end(self, batch, logs=None):
+        if self.settle(begun=1):
+            return
         self._steps += 1
         self._batch = batch
-        if not np.isfinite((logs or {}).get("loss", 0.0)):
-            self._go_back(is_loss=True)
-        elif self._steps >= self.every_steps:
+        self._logs = logs
+        is_full = self._steps >= self.every_steps
+        may_wait = isinstance(logs, PendingLogs) and not is_full
+        if may_wait and not self._is_last(batch):
+            return
+        if not self.settle() and is_full:
             self._look_at_weights()
+
+    def settle(self, *, begun: int = 0) -> bool:
+        """Look at the loss of the last batch, unless that was done.
+
+        Args:
+            begun: Steps that were begun since.
+
+        Returns:
+            Whether the state has gone back.
+        """
+        logs, self._logs = self._logs, None
+        if np.isfinite((logs or {}).get("loss", 0.0)):
+            return False
+        self._go_back(is_loss=True, begun=begun)
+        return True
+
+    def _is_last(self, batch: int) -> bool:
+        """Say whether the epoch may end with a batch: its logs are read then."""
+        return self.source is None or batch + 1 >= len(self.source.order)
 
     def on_test_begin(self, logs=None):
         # Not at the end of the epoch: by then the model may hold an average.
@@ -112,12 +141,12 @@ class NanGuard(keras.callbacks.Callback):
         self._look_at_weights()  # where there is no validation
 
     def on_train_end(self, logs=None):
-        self._steps = 0  # `evaluate` may be given this callback, too
+        self._steps, self._logs = 0, None  # `evaluate` may be given this, too
 
     def _look_at_weights(self) -> None:
         """Copy the state, or go back to the last copy, if there were steps since."""
         # On TensorFlow a ReLU may make zeros of NaN: lost weights, and a finite loss.
-        if self._steps and not self._remember():
+        if self._steps and not self.settle() and not self._remember():
             self._go_back(is_loss=False)
 
     def _remember(self) -> bool:
@@ -132,15 +161,16 @@ class NanGuard(keras.callbacks.Callback):
         self._steps = self._tries_since = 0
         return True
 
-    def _go_back(self, *, is_loss: bool) -> None:
+    def _go_back(self, *, is_loss: bool, begun: int = 0) -> None:
         """Restore the copy, lower the rate and say so.
 
         Args:
             is_loss: Whether the loss of the last batch has shown it, not the weights.
+            begun: Steps that were begun since.
         """
         self._tries += 1
         self._tries_since += 1
-        model, steps = self.model, self._steps
+        model, steps = self.model, self._steps + begun
         variables = training_variables(model)
         for kind in ("model", "optimizer"):
             write_variables(kind, variables[kind], *self._copy[kind])

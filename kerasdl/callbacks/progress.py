@@ -17,6 +17,9 @@ from rich.progress import (
 from kerasdl.callbacks.meter import Meter
 from kerasdl.data.batches import BatchSource
 
+# A loss may have to be waited for.
+SECONDS_BETWEEN = 0.1
+
 
 class ProgressDisplay(keras.callbacks.Callback):
     """Show a line per epoch and, on a terminal, a live bar with the time left.
@@ -48,6 +51,7 @@ class ProgressDisplay(keras.callbacks.Callback):
         self.meter = meter
         self.source = source
         self._bar = None
+        self._shown = 0.0
 
     def __enter__(self):
         return self
@@ -83,10 +87,11 @@ class ProgressDisplay(keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._bar:
+        if self._bar and time.perf_counter() - self._shown > SECONDS_BETWEEN:
             loss = float((logs or {}).get("loss", np.nan))
             done = self._before + batch + 1
             self._bar.update(self._task, completed=done, loss=f"{loss:.3f}")
+            self._shown = time.perf_counter()
 
     def _left_out(self) -> int:
         """Return how many batches of this epoch were seen before a resume."""

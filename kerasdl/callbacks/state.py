@@ -34,15 +34,17 @@ def captured(
         history: What was logged.
     """
     tables, arrays = {}, {}
+    # First: what guards the training may undo its last step.
+    told = [
+        [type(c).__name__, split(c.state_dict(), "callback", arrays)]
+        for c in _stateful(callbacks)
+    ]
     for kind, variables in training_variables(model).items():
         copies, tables[kind] = read_variables(kind, variables)
         arrays |= copies
     state = {
         "variables": tables,
-        "callbacks": [
-            [type(c).__name__, split(c.state_dict(), "callback", arrays)]
-            for c in _stateful(callbacks)
-        ],
+        "callbacks": told,
         "history": split(_columns(history), "history", arrays),
         "random": split(random_state(), "random", arrays),
         "backend": keras.backend.backend(),
