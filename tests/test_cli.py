@@ -265,6 +265,7 @@ def test_divergence_is_refused_and_leaves_nothing(run_cli, table):
     code, out, err = run_cli(
         *("sentiment", "train", "--data", table, "--out", table.parent / "run"),
         *("--learning-rate", "1e30", "--model", "text_cnn", "--quick"),
+        *("--batch-size", 999),  # one step, after which nothing shows that it was bad
     )
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("error: ")

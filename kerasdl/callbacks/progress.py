@@ -87,11 +87,15 @@ class ProgressDisplay(keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._bar and time.perf_counter() - self._shown > SECONDS_BETWEEN:
-            loss = float((logs or {}).get("loss", np.nan))
-            done = self._before + batch + 1
-            self._bar.update(self._task, completed=done, loss=f"{loss:.3f}")
-            self._shown = time.perf_counter()
+        if self._bar:
+            self._bar.update(self._task, completed=self._before + batch + 1)
+            if time.perf_counter() - self._shown > SECONDS_BETWEEN:
+                self._show_loss(logs)
+
+    def _show_loss(self, logs) -> None:
+        loss = float((logs or {}).get("loss", np.nan))
+        self._bar.update(self._task, loss=f"{loss:.3f}")
+        self._shown = time.perf_counter()
 
     def _left_out(self) -> int:
         """Return how many batches of this epoch were seen before a resume."""
@@ -102,6 +106,8 @@ class ProgressDisplay(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._bar:
+            self._show_loss(logs)
         seconds = time.perf_counter() - self._start
         figures = " · ".join(
             f"{name} {logs[name]:.4f}"
