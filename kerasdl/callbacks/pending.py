@@ -16,7 +16,7 @@ class PendingLogs(Mapping):
         self._logs = logs or {}
 
     def __getitem__(self, name: str) -> float:
-        return float(self._logs[name])
+        return float(keras.ops.convert_to_numpy(self._logs[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._logs)
