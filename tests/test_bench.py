@@ -28,6 +28,7 @@ from kerasdl_apps import (
     sentiment,
     sentiment_commands,
     tabular,
+    training,
 )
 
 BACKEND = keras.backend.backend()
@@ -649,9 +650,9 @@ def test_processes_of_a_training_do_not_choose_again(run_cli, monkeypatch, tmp_p
         commands.append(command)
         return 0
 
-    monkeypatch.setattr(options, "load_backend", lambda: None)
-    monkeypatch.setattr(options, "_processes", int)
-    monkeypatch.setattr(options, "launch", start)
+    monkeypatch.setattr(training, "load_backend", lambda: None)
+    monkeypatch.setattr(training, "_processes", int)
+    monkeypatch.setattr(training, "launch", start)
     train = ("images", "train", "--backend", "auto", "--devices", "2")
     assert run_cli(*train, "--out", tmp_path / "run")[0] == 0
     settled = ["--backend", "torch", "--precision", "mixed_bfloat16"]
