@@ -20,7 +20,7 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 # Several devices and processes: what `kerasdl.distribute` stands on.
 replicas = importlib.import_module(f"{__name__}.{keras.backend.backend()}_replicas")
 
-# Whether the steps of a training are started, and then waited for.
+# Whether a step of a training may still be under way when Keras is told of it.
 STARTS_STEPS = _backend.STARTS_STEPS
 
 check_attention = _backend.check_attention

@@ -33,7 +33,7 @@ class NanGuard(keras.callbacks.Callback):
     Weights and optimizer become what they were at most `every_steps` steps before, the
     learning rate becomes smaller, and the training goes on with the next batch. After
     some times it ends, with finite weights. Keras hands every callback the loss of each
-    step as a number, so that looking at it costs nothing; handed `PendingLogs`, as by
+    step as a number, so that looking at it costs no more; handed `PendingLogs`, as by
     `kerasdl.train` on JAX, it looks when the next step is under way, and goes back by
     that one, too. The copy of the state that is kept in memory is renewed after so many
     steps and epochs alone, as on JAX it waits for them. Weights that are not finite are
@@ -66,7 +66,6 @@ class NanGuard(keras.callbacks.Callback):
         console: Console | None = None,
     ):
         super().__init__()
-        self._logs: Mapping | None = None
         self.path = Path(folder) / BATCHES_FILE if folder else None
         self.source = source
         self.examples = examples
@@ -78,7 +77,7 @@ class NanGuard(keras.callbacks.Callback):
 
     def state_dict(self) -> dict:
         """Return how often it has gone back, the last batch included."""
-        self.settle()
+        self._settle()
         return {"tries": self._tries}
 
     def load_state_dict(self, state: dict) -> None:
@@ -102,7 +101,7 @@ class NanGuard(keras.callbacks.Callback):
             self._remember()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.settle(begun=1):
+        if self._settle(begun=1):
             return
         self._steps += 1
         self._batch = batch
@@ -111,10 +110,10 @@ class NanGuard(keras.callbacks.Callback):
         may_wait = isinstance(logs, PendingLogs) and not is_full
         if may_wait and not self._is_last(batch):
             return
-        if not self.settle() and is_full:
+        if not self._settle() and is_full:
             self._look_at_weights()
 
-    def settle(self, *, begun: int = 0) -> bool:
+    def _settle(self, *, begun: int = 0) -> bool:
         """Look at the loss of the last batch, unless that was done.
 
         Args:
@@ -141,12 +140,12 @@ class NanGuard(keras.callbacks.Callback):
         self._look_at_weights()  # where there is no validation
 
     def on_train_end(self, logs=None):
-        self._steps, self._logs = 0, None  # `evaluate` may be given this, too
+        self._steps = 0  # `evaluate` may be given this callback, too
 
     def _look_at_weights(self) -> None:
         """Copy the state, or go back to the last copy, if there were steps since."""
         # On TensorFlow a ReLU may make zeros of NaN: lost weights, and a finite loss.
-        if self._steps and not self.settle() and not self._remember():
+        if self._steps and not self._settle() and not self._remember():
             self._go_back(is_loss=False)
 
     def _remember(self) -> bool:
