@@ -1,6 +1,7 @@
 """Steps with little Python: the same training, and where they step aside."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import keras
 import numpy as np
@@ -160,6 +161,33 @@ def test_a_replay_is_the_step_bit_for_bit(name, traces, monkeypatch):
     monkeypatch.setattr(torch_traces, "SECONDS", 1e9)
     expected, _ = trained(model(name, dropout=0.2, **OPTIMIZERS[name]), quickly=True)
     assert all(map(np.array_equal, found, expected))
+
+
+SERIES = RANDOM.normal(size=(44, 6, 2)).astype("float32")
+TOKENS = RANDOM.integers(1, 9, (44, 6)).astype("int32")
+BUILDERS = {
+    "rnn": (kerasdl.rnn, SERIES[0].shape, SERIES),
+    "transformer": (kerasdl.transformer_classifier, 9, TOKENS),
+    "vit": (partial(kerasdl.vit, patch_size=3, depth=1), (6, 6, 3), IMAGES),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_networks_with_kernels_of_their_own_are_replayed(name, traces, monkeypatch):
+    """That of a recurrent layer gives more where there may be a gradient."""
+    from kerasdl.backend import torch_traces
+
+    build, first, inputs = BUILDERS[name]
+    results = []
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(torch_traces, "SECONDS", seconds)
+        backend.set_seed(0)
+        network = build(first, 3)
+        variables, _ = trained(network, inputs, quickly=True)
+        results.append([*variables, backend.forward(network)(inputs)])
+    assert len(traces) == 2
+    assert None not in traces
+    assert all(map(np.array_equal, *results))
 
 
 @pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
