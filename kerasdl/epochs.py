@@ -84,9 +84,8 @@ def run_epochs(
     ]
     checkpoint = phase.checkpoint(callbacks, training)
     callbacks = [*callbacks, *([checkpoint] if checkpoint else [])]
-    if backend.STARTS_STEPS:
-        count = training.num_batches
-        callbacks = PromptCallbacks(callbacks, model, epochs=last, steps=count)
+    count = training.num_batches
+    callbacks = PromptCallbacks(callbacks, model, epochs=last, steps=count)
     with (
         progress,
         quick_steps(model),

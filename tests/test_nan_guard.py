@@ -84,7 +84,7 @@ def test_a_bad_batch_costs_its_steps_and_is_written_down(tmp_path, out):
 
 
 def fit_promptly(model, source, callbacks, epochs=2):
-    """Train as `kerasdl.train` does on JAX: a step is under way when logs are read."""
+    """Train as `kerasdl.train` does: a step is under way when logs are read."""
     prompt = PromptCallbacks(callbacks, model, epochs=epochs, steps=source.num_batches)
     return model.fit(source, epochs=epochs, callbacks=prompt, verbose=0).history
 

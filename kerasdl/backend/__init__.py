@@ -20,9 +20,6 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 # Several devices and processes: what `kerasdl.distribute` stands on.
 replicas = importlib.import_module(f"{__name__}.{keras.backend.backend()}_replicas")
 
-# Whether a step of a training may still be under way when Keras is told of it.
-STARTS_STEPS = _backend.STARTS_STEPS
-
 check_attention = _backend.check_attention
 dense = _backend.dense
 deterministic = _backend.deterministic
@@ -42,7 +39,6 @@ set_seed = _backend.set_seed
 training_step = _backend.training_step
 
 __all__ = [
-    "STARTS_STEPS",
     "check_attention",
     "dense",
     "deterministic",

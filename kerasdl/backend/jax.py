@@ -19,7 +19,6 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # Take memory of a GPU as it is needed, not most of it at once; read when the first
 # tensor is put there.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-STARTS_STEPS = True
 
 
 def set_seed(seed: int) -> None:

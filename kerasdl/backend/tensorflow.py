@@ -15,7 +15,6 @@ from kerasdl.backend.tensorflow_batches import handed_over as handed_over
 # Take memory of a GPU as it is needed, not most of it at once; read when the first
 # tensor is put there.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-STARTS_STEPS = False
 
 _summed_over_replicas = keras.optimizers.Optimizer._all_reduce_sum_gradients
 

@@ -22,7 +22,6 @@ from kerasdl.backend.torch_traces import Replayed
 CUBLAS, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 # Of arrays that can be tensors as they are.
 SHARED_TYPES = ("float32", "int32", "int64", "uint8", "bool")
-STARTS_STEPS = False
 
 
 def set_seed(seed: int) -> None:

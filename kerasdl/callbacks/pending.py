@@ -28,9 +28,10 @@ class PendingLogs(Mapping):
 class PromptCallbacks(keras.callbacks.CallbackList):
     """The callbacks of a `fit`, told of a batch once its step is started.
 
-    Keras's own list waits for the loss of each batch, if any callback is told of
-    batches, so that a device has nothing to do until the next one is made. Here
-    `on_train_batch_end` is handed `PendingLogs`.
+    Keras's own list makes numbers of all logs of each batch, if any callback is told of
+    batches. Where a step is only started, as on JAX and on GPUs, the device then has
+    nothing to do until the next batch is made. Here `on_train_batch_end` is handed
+    `PendingLogs`.
 
     Args:
         callbacks: What `fit` would be given.
