@@ -19,7 +19,7 @@ def token_mask(tokens):
 
 
 def embed_tokens(tokens, vocabulary_size, width, *, word_dropout, dropout):
-    """Embed token ids after word dropout; padding becomes zero vectors.
+    """Embed token ids after word dropout.
 
     Args:
         tokens: Token ids `(batch, length)`, 0 being padding.
@@ -31,10 +31,16 @@ def embed_tokens(tokens, vocabulary_size, width, *, word_dropout, dropout):
     Returns:
         Vectors `(batch, length, width)`.
     """
-    mask = token_mask(tokens)
     tokens = WordDropout(word_dropout, name="word_dropout")(tokens)
     x = layers.Embedding(vocabulary_size, width, name="embedding")(tokens)
-    x = layers.SpatialDropout1D(dropout, name="embedding_dropout")(x)
+    return layers.SpatialDropout1D(dropout, name="embedding_dropout")(x)
+
+
+def zero_padding(x, mask):
+    """Make vectors `(batch, length, width)` zero where the mask is not set.
+
+    What a convolution must not see of a text depends on the batch otherwise.
+    """
     return x * ops.expand_dims(ops.cast(mask, x.dtype), -1)
 
 
@@ -53,7 +59,7 @@ def merge_steps(x, mask, *, pool):
         return x, mask
     x = layers.Conv1D(
         x.shape[-1], MERGED_WIDTH, padding="same", activation="relu", name="stem_conv"
-    )(x)
+    )(zero_padding(x, mask))
     # Padding, after ReLU the smallest value there is, never wins the maximum.
     real = ops.expand_dims(ops.cast(mask, x.dtype), -1)
     x, real = (

@@ -31,7 +31,7 @@ def recurrent(layer, sequences, initial_state, mask, training):
     if not _is_standard(layer) or _is_traced(sequences):
         return None
     padding = None
-    if mask is not None:
+    if mask is not None and not mask.all():
         padding = _Padding(mask, layer.go_backwards)
         if not padding.is_right:
             return None
@@ -147,7 +147,8 @@ class _Padding:
         return _take(sequences, torch.where(self.valid, reverse, self.steps))
 
     def last(self, outputs, otherwise):
-        last = _take(outputs, (self.lengths - 1).clamp(min=0))[:, 0]
+        places = torch.arange(len(outputs), device=outputs.device)
+        last = outputs[places, (self.lengths[:, 0] - 1).clamp(min=0)]
         return torch.where(self.lengths > 0, last, otherwise)
 
     def results(self, outputs, layer):
@@ -172,4 +173,8 @@ class _Padding:
 
 
 def _take(sequences, steps):
-    return sequences.gather(1, steps[..., None].expand(-1, -1, sequences.shape[2]))
+    """Return of each sequence some steps `(batch, count)`: whole rows, unlike `gather`."""
+    batch, time, width = sequences.shape
+    starts = time * torch.arange(batch, device=steps.device)[:, None]
+    rows = sequences.reshape(-1, width).index_select(0, (starts + steps).flatten())
+    return rows.view(batch, -1, width)

@@ -11,6 +11,7 @@ from kerasdl.blocks import (
     pool_max_mean,
     token_mask,
     tokens_input,
+    zero_padding,
 )
 from kerasdl.checks import check_choice, check_classes, check_positive, check_rates
 from kerasdl.layers import GRU, LSTM
@@ -179,6 +180,7 @@ def text_cnn(
     x = embed_tokens(
         tokens, vocabulary_size, embedding_dim, word_dropout=word_dropout, dropout=0.0
     )
+    x = zero_padding(x, mask)
     pooled = [
         pool_max_mean(
             layers.Conv1D(
