@@ -173,7 +173,7 @@ class _Padding:
 
 
 def _take(sequences, steps):
-    """Return of each sequence some steps `(batch, count)`: whole rows, unlike `gather`."""
+    """Return some steps `(batch, count)` of each sequence, by whole rows."""
     batch, time, width = sequences.shape
     starts = time * torch.arange(batch, device=steps.device)[:, None]
     rows = sequences.reshape(-1, width).index_select(0, (starts + steps).flatten())

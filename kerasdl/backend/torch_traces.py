@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 SECONDS = 4.0
 # Texts of many lengths would be traced for each.
 MOST_SHAPES = 4
+# Operators that PyTorch binds as methods of tensors alone.
 METHODS = "copy_", "expand", "view"
 # A trace holds three copies of the variables; a step of more is no small one.
 MOST_BYTES = 256e6
@@ -95,6 +96,7 @@ class Replayed:
         try:
             module = make_fx(flat)(*(value.clone() for value in values), *leaves)
             _simplify(module)
+            _quicken(module)
             pairs = zip(on_copies(flat), on_copies(replay_on), strict=True)
             is_same = all(torch.equal(one, other) for one, other in pairs)
         except (RuntimeError, TypeError):  # what is called depends on numbers
@@ -166,11 +168,6 @@ def _simplify(module: torch.fx.GraphModule) -> None:
             if (same := before.setdefault(call, node)) is not node:
                 node.replace_all_uses_with(same)
     graph.eliminate_dead_code()
-    for node in graph.nodes:
-        _bind(node)
-    # Arguments and results are flat lists as they are.
-    graph.set_codegen(torch.fx.graph.CodeGen())
-    module.recompile()
 
 
 def _compute_now(module: torch.fx.GraphModule, node: torch.fx.Node, known: dict):
@@ -184,21 +181,6 @@ def _compute_now(module: torch.fx.GraphModule, node: torch.fx.Node, known: dict)
             constant = module.graph.get_attr(name)
         known[constant] = value
         node.replace_all_uses_with(constant)
-
-
-def _bind(node: torch.fx.Node) -> None:
-    """Let a call go by PyTorch's binding for Python, a few microseconds quicker."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return
-    name = node.target._schema.name.removeprefix("aten::")
-    function = getattr(torch, name, None)
-    if isinstance(function, BuiltinFunctionType):
-        node.target = function
-    elif name in METHODS:
-        node.op, node.target = "call_method", name
-    elif name == "_to_copy" and node.kwargs.keys() == {"dtype"}:
-        node.op, node.target = "call_method", "to"
-        node.kwargs = {**node.kwargs, "copy": True}
 
 
 def _undone(node: torch.fx.Node) -> torch.fx.Node | None:
@@ -229,3 +211,27 @@ def _is_pure(node: torch.fx.Node) -> bool:
 def _writes(node: torch.fx.Node) -> bool:
     is_call = isinstance(node.target, torch._ops.OpOverload)
     return is_call and node.target._schema.is_mutable
+
+
+def _quicken(module: torch.fx.GraphModule) -> None:
+    """Let all be called with little Python around it."""
+    for node in module.graph.nodes:
+        _bind(node)
+    # Arguments and results are flat lists as they are.
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+
+
+def _bind(node: torch.fx.Node) -> None:
+    """Let a call go by PyTorch's binding for Python, a few microseconds quicker."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return
+    name = node.target._schema.name.removeprefix("aten::")
+    function = getattr(torch, name, None)
+    if isinstance(function, BuiltinFunctionType):
+        node.target = function
+    elif name in METHODS:
+        node.op, node.target = "call_method", name
+    elif name == "_to_copy" and node.kwargs.keys() == {"dtype"}:
+        node.op, node.target = "call_method", "to"
+        node.kwargs = {**node.kwargs, "copy": True}
