@@ -84,8 +84,10 @@ def run_epochs(
     ]
     checkpoint = phase.checkpoint(callbacks, training)
     callbacks = [*callbacks, *([checkpoint] if checkpoint else [])]
-    count = training.num_batches
-    callbacks = PromptCallbacks(callbacks, model, epochs=last, steps=count)
+    # Saving makes the guard of the chief look at the loss; others must not look later.
+    if current().processes == 1:
+        count = training.num_batches
+        callbacks = PromptCallbacks(callbacks, model, epochs=last, steps=count)
     with (
         progress,
         quick_steps(model),

@@ -7,6 +7,7 @@ processes are tested, this is one of the processes of `kerasdl launch`. The chie
 what happened to OUT as JSON.
 """
 
+import io
 import json
 import os
 import signal
@@ -17,11 +18,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from rich.console import Console
 
 import kerasdl
 from kerasdl import backend
 from kerasdl.callbacks import Checkpoint
 from kerasdl.data.batches import BatchSource, Dense
+from kerasdl.epochs import run_epochs
+from kerasdl.phases import Phases
+from kerasdl.recipe import Recipe
 from kerasdl.steps import set_training_step
 
 # Batches of 8, of which the last one holds 5, or 1.
@@ -131,6 +136,22 @@ def resume(distribution, folder, epochs):
 def die(distribution):
     """Train until one of the processes is killed."""
     return fit(distribution, *CASES["normed"], dying=1)
+
+
+def spoil(distribution, folder):  # noqa: ARG001 - what all actions get
+    """Train over a batch whose loss is no number, the chief saving after each step."""
+    backend.set_seed(0)
+    inputs, labels = images(32)
+    validation = BatchSource(inputs, labels, batch_size=8)
+    spoilt = inputs["image"].values.copy()
+    spoilt[13] *= 1e38
+    training = BatchSource({"image": Dense(spoilt)}, labels, batch_size=8, seed=0)
+    said = io.StringIO()
+    phases = Phases(Path(folder), Console(file=said), saving={"every_steps": 1})
+    recipe = Recipe(build="mlp", epochs=2, patience=2)
+    phase = phases.phase("training")
+    history = run_epochs(mlp(), recipe, training, validation, phase)
+    return {"said": said.getvalue(), **history}
 
 
 def differ(distribution):

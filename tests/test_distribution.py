@@ -103,6 +103,14 @@ def test_a_killed_process_ends_the_others(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="it trains in one process")
+def test_all_processes_go_back_from_a_bad_batch_that_the_chief_saves(tmp_path):
+    found = result("spoil", 2, tmp_path / "out.json", str(tmp_path), processes=True)
+    assert found["said"].count("the loss is not finite") == 2  # once in each epoch
+    assert len(found["val_loss"]) == 2
+    assert np.isfinite(found["val_loss"]).all()
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="it trains in one process")
 def test_processes_that_would_train_something_else_are_refused(tmp_path):
     code, said = run("differ", 2, tmp_path / "out.json", processes=True)
     assert code == 1

@@ -34,10 +34,10 @@ class NanGuard(keras.callbacks.Callback):
     learning rate becomes smaller, and the training goes on with the next batch. After
     some times it ends, with finite weights. Keras hands every callback the loss of each
     step as a number, so that looking at it costs no more; handed `PendingLogs`, as by
-    `kerasdl.train`, it looks when the next step is under way, and goes back by that
-    one, too. The copy of the state that is kept in memory is renewed after so many
-    steps and epochs alone, as on JAX it waits for them. Weights that are not finite are
-    found then, too.
+    `kerasdl.train` in one process, it looks when the next step is under way, and goes
+    back by that one, too. The copy of the state that is kept in memory is renewed after
+    so many steps and epochs alone, as it waits for them on JAX and on GPUs. Weights
+    that are not finite are found then, too.
 
     Put it first, so that others see the state that is gone back to, and before averages
     take the place of the weights. The inputs of a `BatchSource` are looked through
