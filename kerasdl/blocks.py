@@ -39,7 +39,7 @@ def embed_tokens(tokens, vocabulary_size, width, *, word_dropout, dropout):
 def zero_padding(x, mask):
     """Make vectors `(batch, length, width)` zero where the mask is not set.
 
-    What a convolution must not see of a text depends on the batch otherwise.
+    A convolution or maximum would see behind the end of a text otherwise.
     """
     return x * ops.expand_dims(ops.cast(mask, x.dtype), -1)
 
@@ -68,7 +68,7 @@ def merge_steps(x, mask, *, pool):
         layers.MaxPooling1D(pool, name=f"{name}_pool")(
             layers.ZeroPadding1D((0, pool - 1), name=f"{name}_fill")(values)
         )
-        for name, values in (("stem", x * real), ("stem_mask", real))
+        for name, values in (("stem", zero_padding(x, mask)), ("stem_mask", real))
     )
     return x, real[:, :, 0] > 0
 

@@ -99,7 +99,7 @@ class Replayed:
             _quicken(module)
             pairs = zip(on_copies(flat), on_copies(replay_on), strict=True)
             is_same = all(torch.equal(one, other) for one, other in pairs)
-        except (RuntimeError, TypeError):  # what is called depends on numbers
+        except (RuntimeError, TypeError):  # calls hang on numbers, or cannot be bound
             return None
         finally:
             torch.set_rng_state(state)
