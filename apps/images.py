@@ -62,8 +62,8 @@ def cnn_deep() -> Recipe:
         },
         augment="erasing",
         precision="auto",
-        epochs=26,
-        patience=26,
+        epochs=36,
+        patience=36,
     )
 
 
@@ -156,6 +156,14 @@ def alexnet() -> Recipe:
     )
 
 
+def inception() -> Recipe:
+    """GoogLeNet (Szegedy et al. 2014) on 32 pixels or more.
+
+    The embedded sample: TODO
+    """
+    return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
+
+
 def efficientnet() -> Recipe:
     """EfficientNet (Tan & Le 2019), half as wide and deep as B0, on 32 pixels or more.
 
@@ -177,6 +185,7 @@ RECIPES = {
     "cnn_deep": cnn_deep,
     "densenet": densenet,
     "efficientnet": efficientnet,
+    "inception": inception,
     "lenet5": lenet5,
     "resnet": resnet,
     "vgg": vgg,

@@ -19,17 +19,17 @@ import resource
 import statistics
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from common import RESULTS, in_own_process, machine
+from photos import MEAN, STD, pillow_photo, tensorflow_photo, write_photos
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PATH = RESULTS / "image_loading.json"
 SIDE, BATCH_SIZE, WORKERS = 224, 64, 2
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main() -> None:
@@ -105,25 +105,6 @@ def measure(name: str, folder: str, options) -> dict:
     return {"photos_per_second": round(count / seconds, 1)}
 
 
-def write_photos(folder: Path, count: int) -> None:
-    """Write JPEGs with the detail of photos: noise of every scale."""
-    folder.mkdir()
-
-    def write(number: int) -> None:
-        random = np.random.default_rng(number)
-        photo = np.full((375, 500, 3), 127.0)
-        for cells in (3, 12, 50, 200):
-            noise = random.normal(0, 40 * cells**-0.25, (cells, cells, 3))
-            coarse = Image.fromarray(np.clip(127 + noise, 0, 255).astype(np.uint8))
-            photo += np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC))
-            photo -= 127
-        pixels = np.clip(photo, 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:04}.jpg", quality=90)
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(write, range(count)))
-
-
 def write_files(folder: Path, count: int) -> None:
     """Write a folder of ten classes of small JPEGs, each of its own length and text."""
     packed = io.BytesIO()
@@ -153,17 +134,6 @@ def kerasdl_batches(paths: list[Path]):
         yield source[index][0]
 
 
-def pillow_photo(path: Path) -> np.ndarray:
-    """Read, crop, resize and normalise one photo, as a loop over files does it."""
-    image = Image.open(path).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box)
-    scaled = np.asarray(image, np.float32) / 255
-    return (scaled - np.float32(MEAN)) / np.float32(STD)
-
-
 def torch_batches(paths: list[Path]):
     """Yield normalised batches of PyTorch's DataLoader with Pillow."""
     from torch.utils.data import DataLoader
@@ -173,7 +143,7 @@ def torch_batches(paths: list[Path]):
             return len(paths)
 
         def __getitem__(self, row):
-            return pillow_photo(paths[row])
+            return pillow_photo(paths[row], SIDE)
 
     yield from DataLoader(Files(), BATCH_SIZE, shuffle=True, num_workers=WORKERS)
 
@@ -182,16 +152,8 @@ def tf_batches(paths: list[Path]):
     """Yield normalised batches of tf.data."""
     import tensorflow as tf
 
-    def prepare(path):
-        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-        shape = tf.shape(image)
-        side = tf.reduce_min(shape[:2])
-        top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-        image = tf.image.crop_to_bounding_box(image, top, left, side, side)
-        image = tf.image.resize(image, (SIDE, SIDE), antialias=True)
-        return (image / 255 - MEAN) / STD
-
     data = tf.data.Dataset.from_tensor_slices(list(map(str, paths)))
+    prepare = partial(tensorflow_photo, side=SIDE)
     data = data.shuffle(len(paths)).map(prepare, tf.data.AUTOTUNE)
     yield from data.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
@@ -200,7 +162,8 @@ def grain_batches(paths: list[Path]):
     """Yield normalised batches of Grain, decoded by Pillow in its threads."""
     import grain
 
-    data = grain.MapDataset.source(paths).shuffle(seed=0).map(pillow_photo)
+    read = partial(pillow_photo, side=SIDE)
+    data = grain.MapDataset.source(paths).shuffle(seed=0).map(read)
     reading = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=BATCH_SIZE)
     yield from data.to_iter_dataset(reading).batch(BATCH_SIZE)
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, in_own_process, machine, markdown, report
+from photos import MEAN, PHOTO_SIDE, STD
 from workloads import RATE, WORKLOADS
 
 from kerasdl.installed import BACKENDS
@@ -204,8 +205,12 @@ def train(workload, turns, x, y, options):
 def batches(model, x, y, size: int, seed: int | None = 0):
     """Return batches for a model of one input, as kerasdl takes them."""
     from kerasdl.data.batches import BatchSource, Dense
+    from kerasdl.data.images import ImageEncoder, Photos
 
-    inputs = {model.inputs[0].name: Dense(x)}
+    if isinstance(x, list):  # no memory for decoded ones: the loops have none, either
+        inputs = ImageEncoder((PHOTO_SIDE,) * 2, 3, MEAN, STD).encode(Photos(tuple(x)))
+    else:
+        inputs = {model.inputs[0].name: Dense(x)}
     return BatchSource(inputs, y, batch_size=size, seed=seed)
 
 

@@ -1,14 +1,22 @@
 """What is trained in the benchmarks of speed: kerasdl's builder, its twin, its data."""
 
+import atexit
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 from flops import count
+from photos import PHOTO_SIDE, write_photos
 from twins import networks
 
 VOCABULARY, LENGTH = 10_000, 200
+# Different ones; the others of an epoch are the same again.
+PHOTOS = 256
 RATE = 1e-3
 
 
@@ -24,6 +32,7 @@ class Workload:
         classes: Number of classes.
         batch: Examples of a step.
         most: Examples at most, for the sake of memory.
+        of_photos: Whether images are read from JPEGs, again in each epoch.
     """
 
     builder: str
@@ -33,16 +42,19 @@ class Workload:
     classes: int
     batch: int
     most: int
+    of_photos: bool = False
 
     @property
     def is_text(self) -> bool:
         """Whether examples are tokens."""
         return "vocabulary_size" in self.arguments
 
-    def data(self, examples: int) -> tuple[np.ndarray, np.ndarray]:
+    def data(self, examples: int) -> tuple[np.ndarray | list[Path], np.ndarray]:
         """Return random inputs and classes."""
         random = np.random.default_rng(0)
         labels = random.integers(0, self.classes, examples)
+        if self.of_photos:
+            return list(islice(cycle(_photos()), examples)), labels
         if self.is_text:
             tokens = random.integers(1, VOCABULARY, (examples, *self.shape))
             return tokens.astype("int32"), labels
@@ -64,11 +76,20 @@ class Workload:
         return count(partial(self.build, optimizer=None), shapes)["forward_flops"]
 
 
+@cache
+def _photos() -> list[Path]:
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    write_photos(folder / "photos", PHOTOS)
+    return sorted((folder / "photos").iterdir())
+
+
 def _vit(patch, **changes):
     sizes = {"width": 192, "depth": 12, "heads": 3, **changes}
     return partial(networks.vit, patch=patch, classes=10, **sizes)
 
 
+_RESNET20 = {"units": (3, 3, 3), "width": 16, "bottleneck": False, "imagenet": False}
 WORKLOADS = {
     "mlp": Workload(
         "mlp",
@@ -79,10 +100,7 @@ WORKLOADS = {
     "resnet20": Workload(
         "resnet",
         {"variant": "resnet20"},
-        partial(
-            networks.resnet, units=(3, 3, 3), width=16,
-            bottleneck=False, imagenet=False, classes=10,
-        ),
+        partial(networks.resnet, **_RESNET20, classes=10),
         *((32, 32, 3), 10, 64, 20_000),
     ),
     "bilstm": Workload(
@@ -117,5 +135,12 @@ WORKLOADS = {
             bottleneck=True, imagenet=True, classes=1000,
         ),
         *((224, 224, 3), 1000, 16, 512),
+    ),
+    "jpegs": Workload(
+        "resnet",
+        {"variant": "resnet20"},
+        partial(networks.resnet, **_RESNET20, classes=10),
+        *((PHOTO_SIDE, PHOTO_SIDE, 3), 10, 64, 20_000),
+        of_photos=True,
     ),
 }  # fmt: skip

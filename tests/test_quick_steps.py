@@ -206,11 +206,43 @@ def test_a_trace_computes_nothing_twice_and_no_random_number_once():
     module = make_fx(compute)(x)
     torch_traces._simplify(module)
     torch_traces._quicken(module)
-    calls = [n.name for n in module.graph.nodes if n.op == "call_function"]
+    calls = [n.name for n in module.graph.nodes if n.op.startswith("call_")]
     assert sorted(calls) == ["add", "cos", "rand_like", "rand_like_1", "sub"]
     found, noise = module(x)
     torch.testing.assert_close(found, 2 * x.cos())
     assert noise.abs().min() > 0
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+def test_a_trace_writes_only_over_what_nothing_else_reads():
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from kerasdl.backend import torch_traces
+
+    def compute(x, y):
+        read_again = x.sin()
+        repeated = x.sum().expand(2, 3)
+        half = y.cos()[:, :2]  # beside it lies the other half
+        return [
+            x.exp() + y,
+            x + y.exp(),
+            x.tanh().t() + y.t(),
+            half.relu(),
+            x.cos().relu(),
+            *(x + y, read_again + y, read_again, repeated + y, half + 1),
+            *(x[0].exp() + y, x.relu(), torch.add(x.exp(), y, alpha=2)),
+        ]
+
+    x, y = torch.arange(-2.0, 4.0).reshape(2, 3), torch.full((2, 3), 0.5)
+    given = x.clone(), y.clone()
+    expected = compute(x, y)
+    module = make_fx(compute)(x, y)
+    torch_traces._quicken(module)
+    torch.testing.assert_close(module(x, y), expected, rtol=0, atol=0)
+    assert module.code.count("add_(") == 3
+    assert module.code.count("relu_(") == 1
+    torch.testing.assert_close((x, y), given, rtol=0, atol=0)
 
 
 def test_what_draws_outside_its_variables_is_not_replayed(traces):

@@ -1,11 +1,17 @@
 """The loop in raw JAX: one jitted step, its buffers donated."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from photos import PHOTO_SIDE, pillow_photo
 
 EPSILON, NORM_EPSILON, MOMENTUM = 1e-6, 1e-5, 0.1
 BETA_1, BETA_2, DECAY, SMALL = 0.9, 0.999, 0.01, 1e-8
+# Of photos, read while the device computes.
+BATCHES_AHEAD = 4
 
 
 class Operations:
@@ -152,18 +158,15 @@ def _conv(x, kernel, strides, padding):
 
 def make(network, x, y, *, batch, rate):
     """Return the loops by name; arguments and result as in `twins.torch.make`."""
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    feed = (_photos if isinstance(x, list) else _rows)(x, y)
     o = Operations({}, {})
-    network(o, x[batch])
+    (first, _), *_ = feed([batch])
+    network(o, first)
 
     def loss_of(weights, moving, x, y):
         o = Operations(weights, dict(moving))
         scores = jax.nn.log_softmax(network(o, x))
         return -jnp.mean(jnp.take_along_axis(scores, y[:, None], 1)), o.moving
-
-    @jax.jit
-    def take(rows):
-        return x[rows], y[rows]
 
     def step(state, x, y):
         weights, moving, first, second, count = state
@@ -191,8 +194,38 @@ def make(network, x, y, *, batch, rate):
     state = [(o.weights, o.moving, *zeros, jnp.zeros(()))]
 
     def run(order):
-        for rows in order:
-            state[0], loss = step(state[0], *take(rows))
+        for x, y in feed(order):
+            state[0], loss = step(state[0], x, y)
         return float(loss)
 
     return {"jit": run}, sum(weight.size for weight in o.weights.values())
+
+
+def _rows(x, y):
+    """Return what yields the batches of an order, of data on the device."""
+    x, y = jnp.asarray(x), jnp.asarray(y)
+
+    @jax.jit
+    def take(rows):
+        return x[rows], y[rows]
+
+    return lambda order: map(take, order)
+
+
+def _photos(paths, y):
+    """Return the same of files, read ahead in two threads."""
+    pool = ThreadPoolExecutor(2)
+
+    def read(rows):
+        return np.stack([pillow_photo(paths[row], PHOTO_SIDE) for row in rows]), y[rows]
+
+    def feed(order):
+        waiting = deque()
+        for rows in order:
+            waiting.append(pool.submit(read, rows))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    return feed

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from photos import PHOTO_SIDE, tensorflow_photo
 
 EPSILON, NORM_EPSILON, MOMENTUM = 1e-6, 1e-5, 0.1
 BETA_1, BETA_2, DECAY, SMALL = 0.9, 0.999, 0.01, 1e-8
@@ -151,16 +152,46 @@ class Operations:
 def make(network, x, y, *, batch, rate):
     """Return the loops by name; arguments and result as in `twins.torch.make`."""
     loops = {}
-    with tf.device("CPU"):
-        data = tf.constant(x), tf.constant(y)
+    feed = (_photos if isinstance(x, list) else _rows)(x, y)
+    (first, _), *_ = feed([batch])
     for name in ("function", "xla"):
         o = Operations()
-        network(o, tf.gather(data[0], batch))
-        loops[name] = _loop(network, o, *data, rate=rate, xla=name == "xla")
+        network(o, first)
+        loops[name] = _loop(network, o, feed, rate=rate, xla=name == "xla")
     return loops, sum(int(tf.size(weight)) for weight in o.weights.values())
 
 
-def _loop(network, o, x, y, *, rate, xla):
+def _rows(x, y):
+    """Return what yields the batches of an order, of data in memory."""
+    with tf.device("CPU"):
+        x, y = tf.constant(x), tf.constant(y)
+
+    def feed(order):
+        for rows in order:
+            with tf.device("CPU"):
+                batch = tf.gather(x, rows), tf.gather(y, rows)
+            yield batch
+
+    return feed
+
+
+def _photos(paths, y):
+    """Return the same of files, read by tf.data."""
+    paths = np.array(list(map(str, paths)))
+
+    def prepare(path, label):
+        return tensorflow_photo(path, PHOTO_SIDE), label
+
+    def feed(order):
+        rows = np.concatenate(order)
+        data = tf.data.Dataset.from_tensor_slices((paths[rows], y[rows]))
+        data = data.map(prepare, tf.data.AUTOTUNE).batch(len(order[0]))
+        return iter(data.prefetch(tf.data.AUTOTUNE))
+
+    return feed
+
+
+def _loop(network, o, feed, *, rate, xla):
     weights = list(o.weights.values())
     slots = [[tf.Variable(tf.zeros_like(w)) for w in weights] for _ in range(2)]
     count = tf.Variable(0.0)
@@ -187,9 +218,7 @@ def _loop(network, o, x, y, *, rate, xla):
     step = tf.function(step, jit_compile=xla, autograph=False)
 
     def run(order):
-        for rows in order:
-            with tf.device("CPU"):
-                batch = tf.gather(x, rows), tf.gather(y, rows)
+        for batch in feed(order):
             loss = step(*batch)
         return float(loss)
 

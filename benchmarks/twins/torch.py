@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from photos import PHOTO_SIDE, pillow_photo
 from torch.nn import functional
 
 EPSILON, NORM_EPSILON, MOMENTUM = 1e-6, 1e-5, 0.1
@@ -149,7 +150,7 @@ def make(network, x, y, *, batch, rate):
 
     Args:
         network: Function of `Operations` and a batch to logits.
-        x: All inputs, a NumPy array.
+        x: All inputs, a NumPy array or the paths of photos.
         y: Their classes.
         batch: Rows of a first batch.
         rate: Learning rate.
@@ -158,10 +159,11 @@ def make(network, x, y, *, batch, rate):
         The loops, and the number of weights that are trained.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    x, y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    feed = (_photos if isinstance(x, list) else _rows)(x, y, device)
     o = Operations()
+    (first, _), *_ = feed([batch])
     with torch.device(device):
-        network(o, _layout(x[batch]))
+        network(o, first)
     # torch.nn.LSTM adds up two biases.
     trained = [w for name, w in o.weights.items() if "bias_hh" not in name]
     loops = {}
@@ -174,7 +176,7 @@ def make(network, x, y, *, batch, rate):
         if name == "compiled":
             apply = torch.compile(apply)
         optimizer = torch.optim.AdamW(own.weights.values(), rate, fused=True)
-        loops[name] = _loop(apply, optimizer, x, y)
+        loops[name] = _loop(apply, optimizer, feed)
     return loops, sum(weight.numel() for weight in trained)
 
 
@@ -182,12 +184,43 @@ def _layout(x):
     return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def _loop(apply, optimizer, x, y):
-    def run(order):
+def _rows(x, y, device):
+    """Return what yields the batches of an order, of data on the device."""
+    x, y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+
+    def feed(order):
         for batch in order:
-            rows = torch.from_numpy(batch).to(x.device)
+            rows = torch.from_numpy(batch).to(device)
+            yield _layout(x[rows]), y[rows]
+
+    return feed
+
+
+def _photos(paths, y, device):
+    """Return the same of files, read in two processes that stay."""
+
+    class Files(torch.utils.data.Dataset):
+        def __getitem__(self, row):
+            return pillow_photo(paths[row], PHOTO_SIDE), y[row]
+
+    order = []
+    loader = torch.utils.data.DataLoader(
+        Files(), batch_sampler=order, num_workers=2, persistent_workers=True
+    )
+
+    def feed(wanted):
+        order[:] = wanted
+        for x, y in loader:
+            yield _layout(x.to(device)), y.to(device)
+
+    return feed
+
+
+def _loop(apply, optimizer, feed):
+    def run(order):
+        for x, y in feed(order):
             optimizer.zero_grad()
-            loss = functional.cross_entropy(apply(_layout(x[rows])), y[rows])
+            loss = functional.cross_entropy(apply(x), y)
             loss.backward()
             optimizer.step()
         return loss.item()

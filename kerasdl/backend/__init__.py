@@ -20,6 +20,7 @@ _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 # Several devices and processes: what `kerasdl.distribute` stands on.
 replicas = importlib.import_module(f"{__name__}.{keras.backend.backend()}_replicas")
 
+attention = _backend.attention
 check_attention = _backend.check_attention
 dense = _backend.dense
 deterministic = _backend.deterministic
@@ -39,6 +40,7 @@ set_seed = _backend.set_seed
 training_step = _backend.training_step
 
 __all__ = [
+    "attention",
     "check_attention",
     "dense",
     "deterministic",

@@ -202,6 +202,11 @@ def check_attention(dtype: str) -> None:
         )
 
 
+def attention(query, key, value, mask=None):
+    """Attend as Keras does: the compiler fuses it."""
+    return keras.ops.dot_product_attention(query, key, value, mask=mask)
+
+
 def recurrent(layer, sequences, initial_state, mask, training) -> None:
     """Return None: on JAX Keras's own loop is a compiled `scan`."""
 

@@ -302,6 +302,11 @@ def check_attention(dtype: str) -> None:
     """Refuse nothing: TensorFlow computes attention in every floating-point type."""
 
 
+def attention(query, key, value, mask=None):
+    """Attend as Keras does: the compiler fuses it."""
+    return keras.ops.dot_product_attention(query, key, value, mask=mask)
+
+
 def fused(layer, inputs, training=None) -> None:
     """Return None: TensorFlow fuses what Keras calls."""
 

@@ -13,6 +13,7 @@ import optree
 import torch
 
 from kerasdl.backend.handed_over import HandedOver
+from kerasdl.backend.torch_layers import attention as attention
 from kerasdl.backend.torch_layers import fused as fused
 from kerasdl.backend.torch_recurrent import recurrent as recurrent
 from kerasdl.backend.torch_steps import quick_step as quick_step

@@ -35,6 +35,24 @@ def fused(layer, inputs, training=None) -> torch.Tensor | None:
     return None
 
 
+def attention(query, key, value, mask=None) -> torch.Tensor:
+    """Attend by PyTorch's kernel on the tensors as they lie; Keras copies them first.
+
+    Args:
+        query: Queries `(batch, length, heads, width)`.
+        key: Keys, likewise.
+        value: Values, likewise.
+        mask: Boolean, True where a query may look; `(batch, heads, length, length)`, or
+            1 for what it does not hang on. Each query must see something.
+
+    Returns:
+        The mixed values, shaped like the queries.
+    """
+    parts = (part.transpose(1, 2) for part in (query, key, value))
+    mixed = functional.scaled_dot_product_attention(*parts, attn_mask=mask)
+    return mixed.transpose(1, 2)
+
+
 def _tensor(variable) -> torch.Tensor | None:
     """Return the value of a variable, in the precision that the layer computes in."""
     return None if variable is None else keras.ops.convert_to_tensor(variable)

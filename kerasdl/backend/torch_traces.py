@@ -6,6 +6,7 @@ they are recorded once for each shape of a batch and then replayed: the numbers 
 same, bit for bit.
 """
 
+import operator
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,7 +23,12 @@ SECONDS = 4.0
 # Texts of many lengths would be traced for each.
 MOST_SHAPES = 4
 # Operators that PyTorch binds as methods of tensors alone.
-METHODS = "copy_", "expand", "view"
+METHODS = "add_", "copy_", "expand", "view"
+# What may write its result over what it is given.
+IN_PLACE = {
+    torch.ops.aten.add.Tensor: torch.ops.aten.add_.Tensor,
+    torch.ops.aten.relu.default: torch.ops.aten.relu_.default,
+}
 # A trace holds three copies of the variables; a step of more is no small one.
 MOST_BYTES = 256e6
 
@@ -213,10 +219,41 @@ def _writes(node: torch.fx.Node) -> bool:
     return is_call and node.target._schema.is_mutable
 
 
+def _write_over(node: torch.fx.Node) -> None:
+    """Spare a call the memory of its result, where nothing else reads an argument."""
+    if node.target not in IN_PLACE or node.kwargs:
+        return
+    for given, *others in (node.args, node.args[::-1]):
+        if isinstance(given, torch.fx.Node) and _is_free(given, node):
+            node.target, node.args = IN_PLACE[node.target], (given, *others)
+            return
+
+
+def _is_free(given: torch.fx.Node, node: torch.fx.Node) -> bool:
+    """Say whether an argument is of no further use, and such as the result."""
+    found = [one.meta.get("tensor_meta") for one in (given, node)]
+    if None in found:
+        return False
+    shapes = [(one.shape, one.dtype, one.stride) for one in found]
+    while len(given.users) == 1 and _returns_new(given) is False:
+        given = given.args[0]
+    made = given.args[0] if given.target is operator.getitem else given
+    is_last = len(given.users) == 1 and shapes[0] == shapes[1]
+    return is_last and _returns_new(made)
+
+
+def _returns_new(node: torch.fx.Node) -> bool | None:
+    """Say whether a call returns memory of its own; `None` if it is no call."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    return all(value.alias_info is None for value in node.target._schema.returns)
+
+
 def _quicken(module: torch.fx.GraphModule) -> None:
-    """Let all be called with little Python around it."""
-    for node in module.graph.nodes:
-        _bind(node)
+    """Let all be called with little Python and little memory around it."""
+    for change in (_write_over, _bind):
+        for node in module.graph.nodes:
+            change(node)
     # Arguments and results are flat lists as they are.
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()

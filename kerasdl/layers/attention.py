@@ -47,7 +47,7 @@ class PositionEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kerasdl")
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention, through Keras's fused path.
+    """Multi-head self-attention, through the backend's fused kernels.
 
     Input `(batch, length, width)`, and where there is padding the mask of the real
     positions `(batch, length)`; output like the input.
@@ -96,7 +96,7 @@ class SelfAttention(keras.layers.Layer):
             # A text without tokens would attend to nothing at all, which is NaN.
             visible = ops.logical_or(padding_mask, ops.arange(length) == 0)
             padding_mask = visible[:, None, None, :]
-        mixed = ops.dot_product_attention(query, key, value, mask=padding_mask)
+        mixed = backend.attention(query, key, value, padding_mask)
         return self.out(ops.reshape(mixed, (batch, length, width)))
 
     def compute_output_spec(self, x, padding_mask=None):  # noqa: ARG002
