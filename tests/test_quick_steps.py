@@ -231,13 +231,21 @@ def test_a_trace_writes_only_over_what_nothing_else_reads():
             half.relu(),
             x.cos().relu(),
             *(x + y, read_again + y, read_again, repeated + y, half + 1),
-            *(x[0].exp() + y, x.relu(), torch.add(x.exp(), y, alpha=2)),
+            *(x[0].exp() + y, x.relu(), torch.add(x.erf(), y, alpha=2)),
+            *(norm(x).relu(), norm(x) + 1),  # the same call
+            *(x.t().reshape(6).relu(), x.t().reshape(2, 3) * 2),  # one copy
         ]
+
+    def norm(x):
+        nothing = [None] * 4
+        options = {"training": True, "momentum": 0.0, "eps": 1e-3}
+        return torch.native_batch_norm(x, *nothing, **options)[0]
 
     x, y = torch.arange(-2.0, 4.0).reshape(2, 3), torch.full((2, 3), 0.5)
     given = x.clone(), y.clone()
     expected = compute(x, y)
     module = make_fx(compute)(x, y)
+    torch_traces._simplify(module)
     torch_traces._quicken(module)
     torch.testing.assert_close(module(x, y), expected, rtol=0, atol=0)
     assert module.code.count("add_(") == 3

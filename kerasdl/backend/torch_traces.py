@@ -235,18 +235,36 @@ def _is_free(given: torch.fx.Node, node: torch.fx.Node) -> bool:
     if None in found:
         return False
     shapes = [(one.shape, one.dtype, one.stride) for one in found]
-    while len(given.users) == 1 and _returns_new(given) is False:
+    while len(given.users) == 1 and _is_view(given):
         given = given.args[0]
-    made = given.args[0] if given.target is operator.getitem else given
-    is_last = len(given.users) == 1 and shapes[0] == shapes[1]
-    return is_last and _returns_new(made)
+    made, readers = given, 1
+    if given.target is operator.getitem:
+        made = given.args[0]
+        readers = sum(user.args[1:] == given.args[1:] for user in made.users)
+    is_last = len(given.users) == readers == 1
+    return is_last and shapes[0] == shapes[1] and _is_new(made)
 
 
-def _returns_new(node: torch.fx.Node) -> bool | None:
-    """Say whether a call returns memory of its own; `None` if it is no call."""
+def _is_view(node: torch.fx.Node) -> bool:
+    """Say whether a call returns the memory of its first argument."""
     if not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    return all(value.alias_info is None for value in node.target._schema.returns)
+        return False
+    schema = node.target._schema
+    return _is_unsafe(schema) or schema.arguments[0].alias_info is not None
+
+
+def _is_new(node: torch.fx.Node) -> bool:
+    """Say whether a call returns memory that nothing else had before."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    schema = node.target._schema
+    is_alias = any(value.alias_info is not None for value in schema.returns)
+    return not (is_alias or _is_unsafe(schema))
+
+
+def _is_unsafe(schema) -> bool:
+    """Say whether results are views though the schema does not say so."""
+    return "unsafe" in schema.name  # `_unsafe_view`, `unsafe_split`
 
 
 def _quicken(module: torch.fx.GraphModule) -> None:
