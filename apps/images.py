@@ -25,7 +25,7 @@ FILES_AT_ONCE = 64
 def cnn() -> Recipe:
     """The plain network of three convolutions, and a hidden layer.
 
-    Fashion-MNIST: 93.2 % (3 seeds) in 392 s; the embedded sample: 89.7 % in 77 s.
+    Fashion-MNIST: 93.2 % (3 seeds) in 154 s; the embedded sample: 89.4 % in 29 s.
     """
     return Recipe(
         build="cnn",
@@ -62,8 +62,8 @@ def cnn_deep() -> Recipe:
         },
         augment="erasing",
         precision="auto",
-        epochs=36,
-        patience=36,
+        epochs=26,
+        patience=26,
     )
 
 
@@ -159,7 +159,7 @@ def alexnet() -> Recipe:
 def inception() -> Recipe:
     """GoogLeNet (Szegedy et al. 2014) on 32 pixels or more.
 
-    The embedded sample: TODO
+    The embedded sample: 87.3 % (1 seed) in 193 s, on PyTorch.
     """
     return replace(vgg(), build="inception", arguments={}, learning_rate=1e-3)
 

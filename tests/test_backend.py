@@ -203,7 +203,8 @@ def test_a_training_leaves_no_graph_behind(name):
 
     def graphs():
         gc.collect()
-        return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
+        # Their types alone: other libraries' objects may answer for others.
+        return sum(issubclass(type(thing), FuncGraph) for thing in gc.get_objects())
 
     train()
     before = graphs()
