@@ -10,7 +10,8 @@ the loops in `benchmarks/twins/`: same network, batch, optimizer and data; each 
 epoch before that is not counted, in which it compiles. Validation counts on neither
 side. `ratio` is kerasdl's speed over that of the first loop, the median of the rounds;
 `peak_fraction` counts three times the forward pass's matrix products and convolutions,
-against the peak of `kerasdl.precision.peak`, measured anew in each round. Results go to
+against the peak of `kerasdl.precision.peak`, measured anew in each round. The workload
+`jpegs` reads its photos from files again in each epoch, on both sides. Results go to
 `benchmarks/results/throughput.json`.
 """
 
