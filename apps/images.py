@@ -61,9 +61,10 @@ def cnn_deep() -> Recipe:
             "dropout": 0.4,
         },
         augment="erasing",
+        label_smoothing=0.1,
         precision="auto",
-        epochs=26,
-        patience=26,
+        epochs=32,
+        patience=32,
     )
 
 

@@ -6,6 +6,7 @@ import keras
 import torch
 
 from kerasdl.backend.torch_adam import FusedAdam
+from kerasdl.backend.torch_memory import keep_freed_memory
 from kerasdl.backend.torch_traces import Replayed, on_processor
 
 
@@ -25,6 +26,7 @@ def quick_step(model: keras.Model, objective) -> Callable | None:
         return None
     if not optimizer.built:
         optimizer.build(weights)
+    keep_freed_memory()
     return QuickStep(model, objective)
 
 

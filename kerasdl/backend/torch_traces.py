@@ -208,15 +208,17 @@ def _is_transpose(node: torch.fx.Node) -> bool:
 
 def _is_pure(node: torch.fx.Node) -> bool:
     """Say whether a call draws no numbers, and nothing is written to its result."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if _schema(node) is None:
         return False
     is_random = torch.Tag.nondeterministic_seeded in node.target.tags
-    return not (is_random or any(map(_writes, (node, *node.users))))
+    schemas = map(_schema, (node, *node.users))
+    return not (is_random or any(schema and schema.is_mutable for schema in schemas))
 
 
-def _writes(node: torch.fx.Node) -> bool:
-    is_call = isinstance(node.target, torch._ops.OpOverload)
-    return is_call and node.target._schema.is_mutable
+def _schema(node: torch.fx.Node) -> torch.FunctionSchema | None:
+    """Return what PyTorch declares of a call; `None` where it is no operator's."""
+    is_operator = isinstance(node.target, torch._ops.OpOverload)
+    return node.target._schema if is_operator else None
 
 
 def _write_over(node: torch.fx.Node) -> None:
@@ -247,17 +249,17 @@ def _is_free(given: torch.fx.Node, node: torch.fx.Node) -> bool:
 
 def _is_view(node: torch.fx.Node) -> bool:
     """Say whether a call returns the memory of its first argument."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    schema = _schema(node)
+    if schema is None:
         return False
-    schema = node.target._schema
     return _is_unsafe(schema) or schema.arguments[0].alias_info is not None
 
 
 def _is_new(node: torch.fx.Node) -> bool:
     """Say whether a call returns memory that nothing else had before."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    schema = _schema(node)
+    if schema is None:
         return False
-    schema = node.target._schema
     is_alias = any(value.alias_info is not None for value in schema.returns)
     return not (is_alias or _is_unsafe(schema))
 
@@ -279,9 +281,10 @@ def _quicken(module: torch.fx.GraphModule) -> None:
 
 def _bind(node: torch.fx.Node) -> None:
     """Let a call go by PyTorch's binding for Python, a few microseconds quicker."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    schema = _schema(node)
+    if schema is None:
         return
-    name = node.target._schema.name.removeprefix("aten::")
+    name = schema.name.removeprefix("aten::")
     function = getattr(torch, name, None)
     if isinstance(function, BuiltinFunctionType):
         node.target = function
