@@ -1,5 +1,10 @@
 """Steps with little Python: the same training, and where they step aside."""
 
+import mmap
+import os
+import platform
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -10,6 +15,7 @@ from keras import layers
 
 import kerasdl
 from kerasdl import backend
+from kerasdl.layers import Dense
 from kerasdl.optimizers import make_optimizer
 from kerasdl.schedules import learning_rate_schedule
 from kerasdl.steps import quick_steps, set_training_step
@@ -149,6 +155,61 @@ def test_convolutions_train_as_those_of_keras():
         _, history = trained(network, images, labels, quickly=quickly, batch=64)
         losses.append(history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-2)
+
+
+def test_dense_layers_of_many_rows_train_as_those_of_keras():
+    """Wider than long and longer than wide, whose kernels are laid out otherwise."""
+    series = np.random.default_rng(0).normal(size=(44, 600, 4)).astype("float32")
+    results = []
+    for dense in (Dense, layers.Dense):
+        backend.set_seed(0)
+        given = keras.Input(series.shape[1:])
+        x = dense(4, activation="relu")(dense(16, activation="relu")(given))
+        logits = layers.Dense(3)(layers.GlobalMaxPooling1D()(x))
+        network = compile_classifier(
+            keras.Model(given, logits), optimizer="sgd", learning_rate=0.1
+        )
+        variables, _ = trained(network, series, quickly=True)
+        results.append(variables)
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+@pytest.mark.parametrize("own", ["", "MALLOC_TOP_PAD_"])
+def test_freed_memory_stays_for_the_next_step_unless_told_otherwise(own):
+    """Told by the pages that the system hands out again."""
+    done = subprocess.run(
+        [sys.executable, "-c", TAKE_AND_FREE],
+        env={**os.environ, **({own: "0"} if own else {})},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > PAGES
+    assert (after < before / 10) is (own == "")
+
+
+# Blocks of 80 MB, more than glibc keeps of its own accord.
+PAGES = 80_000_000 // mmap.PAGESIZE
+TAKE_AND_FREE = """
+import resource
+import torch
+from kerasdl.backend.torch_memory import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        torch.ones(20_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(pages())
+keep_freed_memory()
+pages()
+print(pages())
+"""
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

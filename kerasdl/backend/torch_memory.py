@@ -34,5 +34,6 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     # Any of these switches off that glibc finds thresholds of its own.
-    is_kept = any(mallopt(MMAP_THRESHOLD, size) for size in (MOST_BYTES, OLD_MOST_BYTES))
+    sizes = MOST_BYTES, OLD_MOST_BYTES
+    is_kept = any(mallopt(MMAP_THRESHOLD, size) for size in sizes)
     return bool(is_kept and mallopt(TRIM_THRESHOLD, MOST_BYTES))
