@@ -50,7 +50,7 @@ def cnn() -> Recipe:
 def cnn_deep() -> Recipe:
     """Five wider convolutions, erasing, and bfloat16 where that is faster.
 
-    Fashion-MNIST: 94.4 % (1 seed) in 2203 s; without bfloat16 about 64 minutes.
+    Fashion-MNIST: 94.6 % (1 seed) in 1768 s; without bfloat16 it takes over an hour.
     """
     return replace(
         cnn(),
