@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from scipy.special import log_softmax, softmax
 
+from kerasdl import backend
 from kerasdl.data.batches import Ragged
 from kerasdl.layers import (
     Blend,
@@ -89,6 +90,24 @@ def test_attention_follows_the_formula(rotary):
     for row in range(2):
         expected = attend(x[row], mask[row], *weights, 2, rotary=rotary)
         np.testing.assert_allclose(found[row], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_attention_in_16_bits_is_that_of_numpy(dtype):
+    random = np.random.default_rng(0)
+    parts = [
+        ops.cast(random.normal(size=(2, 5, 3, 4)).astype("float32"), dtype)
+        for _ in range(3)
+    ]
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
+    mixed = backend.attention(*parts, ops.convert_to_tensor(mask[:, None, None]))
+    assert keras.backend.standardize_dtype(mixed.dtype) == dtype
+    query, key, value = (numpy(ops.cast(part, "float32")) for part in parts)
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / 2
+    scores = np.where(mask[:, None, None], scores, -np.inf)
+    expected = np.einsum("bhqk,bkhd->bqhd", softmax(scores, -1), value)
+    found = numpy(ops.cast(mixed, "float32"))
+    np.testing.assert_allclose(found, expected, atol=0.05)
 
 
 def test_text_without_tokens_attends_to_no_nan():
