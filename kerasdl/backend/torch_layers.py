@@ -68,8 +68,8 @@ def _tensor(variable) -> torch.Tensor | None:
 def _weight(kernel, inputs):
     """Return the kernel of a dense layer as PyTorch's own lies, where a copy pays.
 
-    Of many rows the products are quicker, with a gradient that has the larger of both
-    sizes first, as it would have had anyway where the kernel is not wider than long.
+    Of many rows the products are quicker so. The gradient is quicker with the larger of
+    both sizes first, which it has without a copy where a layer narrows.
     """
     weight = kernel.T
     units, width = weight.shape

@@ -18,22 +18,19 @@ OWN_SETTINGS = "MALLOC_", "GLIBC_TUNABLES"
 
 
 @cache
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Let glibc keep what is freed, up to 2 GB, from now on in the whole process.
 
     Where there is no glibc, or the environment has settings of its own for it
     (`MALLOC_...`, `GLIBC_TUNABLES`), all stays as it is.
-
-    Returns:
-        Whether memory is kept.
     """
     if any(name.startswith(OWN_SETTINGS) for name in os.environ):
-        return False
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
-        return False
+        return
     # Any of these switches off that glibc finds thresholds of its own.
     sizes = MOST_BYTES, OLD_MOST_BYTES
-    is_kept = any(mallopt(MMAP_THRESHOLD, size) for size in sizes)
-    return bool(is_kept and mallopt(TRIM_THRESHOLD, MOST_BYTES))
+    if any(mallopt(MMAP_THRESHOLD, size) for size in sizes):
+        mallopt(TRIM_THRESHOLD, MOST_BYTES)
