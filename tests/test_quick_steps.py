@@ -252,6 +252,43 @@ def test_networks_with_kernels_of_their_own_are_replayed(name, traces, monkeypat
     assert all(map(np.array_equal, *results))
 
 
+def test_a_trace_is_of_one_branch_and_the_others_have_their_own(traces, monkeypatch):
+    """Full texts, texts padded behind, and texts that PyTorch's kernel cannot read."""
+    from kerasdl.backend import torch_traces
+
+    full, behind, before = (TOKENS[:8].copy() for _ in range(3))
+    behind[2, 4:] = 0
+    before[2, :4] = 0
+    texts = np.concatenate([full, behind, behind, full])
+    results = []
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(torch_traces, "SECONDS", seconds)
+        backend.set_seed(0)
+        network = kerasdl.lstm_sentiment(9, units=(3,), dropout=0.0)
+        variables, _ = trained(network, texts, LABELS[:32] % 2, quickly=True)
+        forward = backend.forward(network)
+        inputs = full, full, behind, behind, before, full, behind
+        results.append([*variables, *map(forward, inputs)])
+    assert len(traces) == 4  # of steps and of inference, with padding and without
+    assert None not in traces
+    assert all(map(np.array_equal, *results))
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+def test_a_branch_on_a_random_number_is_not_replayed(traces):
+    import torch
+
+    from kerasdl.backend.torch_traces import Replayed, decide
+
+    def compute(x):
+        return x + 1 if decide(torch.rand_like(x).mean() < 0.5) else x - 1
+
+    replayed = Replayed(compute, [])
+    found = {float(replayed(torch.zeros(2))[0]) for _ in range(40)}
+    assert found == {-1.0, 1.0}
+    assert traces == [None]
+
+
 @pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
 def test_a_trace_computes_nothing_twice_and_no_random_number_once():
     import torch

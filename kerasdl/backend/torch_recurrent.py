@@ -7,6 +7,8 @@ standard ones through `torch.nn`'s.
 import keras
 import torch
 
+from kerasdl.backend.torch_traces import decide
+
 
 def recurrent(layer, sequences, initial_state, mask, training):
     """Run a Keras LSTM or GRU layer through PyTorch's fused kernel.
@@ -31,7 +33,7 @@ def recurrent(layer, sequences, initial_state, mask, training):
     if not _is_standard(layer) or _is_traced(sequences):
         return None
     padding = None
-    if mask is not None and not mask.all():
+    if mask is not None and not decide(mask.all()):
         padding = _Padding(mask, layer.go_backwards)
         if not padding.is_right:
             return None
@@ -45,7 +47,7 @@ def recurrent(layer, sequences, initial_state, mask, training):
         if layer.go_backwards:
             sequences = sequences.flip(1)
         outputs, states = _run(sequences, initial_state, weights)
-        return outputs[:, -1], outputs, states
+        return states[0], outputs, states
 
     sequences = padding.to_front(sequences)
     if len(initial_state) == 2 and layer.return_state:
@@ -137,7 +139,7 @@ class _Padding:
         self.steps = torch.arange(time, device=mask.device)[None]
         self.lengths = mask.sum(1, keepdim=True)
         self.valid = self.steps < self.lengths
-        self.is_right = torch.equal(self.valid, mask)
+        self.is_right = decide((self.valid == mask).all())
         self.go_backwards = go_backwards
 
     def to_front(self, sequences):

@@ -3,25 +3,28 @@
 Every layer, loss, metric and schedule of Keras costs Python and, on PyTorch, many small
 tensors; in a small model that is most of a step. It is the same calls each time, so
 they are recorded once for each shape of a batch and then replayed: the numbers stay the
-same, bit for bit.
+same, bit for bit. What a function computes only for some batches it asks `decide` for.
 """
 
 import operator
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from types import BuiltinFunctionType
 from typing import Any
 
 import keras
 import optree  # Keras's own way through nested structures is a slow one on PyTorch
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 
 # A shape is traced once its calls have taken so long: a trace takes a second or two.
 SECONDS = 4.0
 # Texts of many lengths would be traced for each.
-MOST_SHAPES = 4
+MOST_TRACES = 4
+# What `decide` has been asked while a trace is made.
+_ASKED = ContextVar("asked", default=None)
 # Operators that PyTorch binds as methods of tensors alone.
 METHODS = "add_", "copy_", "expand", "view"
 # What may write its result over what it is given.
@@ -36,6 +39,19 @@ MOST_BYTES = 256e6
 def on_processor(variables: Sequence[keras.Variable]) -> bool:
     """Say whether variables are where all of this has been proven, not on a GPU."""
     return all(variable.value.device.type == "cpu" for variable in variables)
+
+
+def decide(condition: torch.Tensor) -> bool:
+    """Say whether a condition on the batch holds, so that code may branch on it.
+
+    A trace is of what is done then, and replayed only where it says the same.
+    """
+    with disable_proxy_modes_tracing():
+        truth = bool(condition)
+    asked = _ASKED.get()
+    if asked is not None:
+        asked.append((condition, truth))
+    return truth
 
 
 class Replayed:
@@ -58,28 +74,32 @@ class Replayed:
             {id(variable): variable for variable in variables}.values()
         )
         self.trained = {id(variable) for variable in trained}
-        self.seconds, self.traced = defaultdict(float), {}
+        self.seconds, self.traces = defaultdict(float), defaultdict(list)
         size = sum(variable.value.nbytes for variable in self.variables)
-        is_small = size <= MOST_BYTES
-        self.may_trace = is_small and on_processor(self.variables)
+        may_trace = size <= MOST_BYTES and on_processor(self.variables)
+        self.left = MOST_TRACES if may_trace else 0
 
     def __call__(self, data):
         """Return what the function returns for a batch of tensors."""
-        start = time.perf_counter()
         leaves, structure = optree.tree_flatten(data)
         shapes = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
-        if self.seconds[shapes] > SECONDS and self._is_new(shapes):
-            self.traced[shapes] = self._trace(leaves, structure)
-        replay = self.traced.get(shapes)
-        found = replay(leaves) if replay else self.compute(data)
+        for trace in self.traces[shapes]:
+            if trace.serves(leaves):
+                return trace(leaves)
+        if self.left and self.seconds[shapes] > SECONDS:
+            self.left -= 1
+            trace = self._trace(leaves, structure)
+            if trace:
+                self.seconds[shapes] = 0.0
+                self.traces[shapes].append(trace)
+                return trace(leaves)
+            self.seconds[shapes] = -float("inf")
+        start = time.perf_counter()
+        found = self.compute(data)
         self.seconds[shapes] += time.perf_counter() - start
         return found
 
-    def _is_new(self, shapes) -> bool:
-        is_new = shapes not in self.traced and len(self.traced) < MOST_SHAPES
-        return self.may_trace and is_new
-
-    def _trace(self, leaves: list, structure) -> Callable | None:
+    def _trace(self, leaves: list, structure) -> "_Trace | None":
         """Record the calls; return `None` where a replay would not be the same.
 
         That it gives exactly what the function itself gives is tried on copies.
@@ -88,32 +108,71 @@ class Replayed:
         flat = _Flat(self.compute, self.variables, self.trained, structure)
         state = torch.get_rng_state()
 
-        def replay_on(*tensors):
-            # Nothing of it is trained through, but recurrent kernels keep what their
-            # gradient needs only where there may be one.
-            with torch.inference_mode(), torch.set_grad_enabled(bool(self.trained)):
-                return module(*tensors)
-
         def on_copies(function):
             torch.set_rng_state(state)
             copies = [value.clone() for value in values]
             return [*function(*copies, *leaves), *copies]
 
         try:
-            module = make_fx(flat)(*(value.clone() for value in values), *leaves)
-            _simplify(module)
-            _quicken(module)
-            pairs = zip(on_copies(flat), on_copies(replay_on), strict=True)
+            trace = _Trace(flat, values, leaves)
+            pairs = zip(on_copies(flat), on_copies(trace.replay), strict=True)
             is_same = all(torch.equal(one, other) for one, other in pairs)
         except (RuntimeError, TypeError):  # calls hang on numbers, or cannot be bound
             return None
         finally:
             torch.set_rng_state(state)
+        return trace if is_same else None
 
-        def replay(leaves):
-            return optree.tree_unflatten(flat.structure, replay_on(*values, *leaves))
 
-        return replay if is_same else None
+class _Trace:
+    """What a function calls for a batch, and for what other batches it would.
+
+    Args:
+        flat: The function, a `_Flat`.
+        values: Values of its variables, which a call of the trace changes.
+        leaves: Tensors of the batch.
+
+    Raises:
+        RuntimeError: If the calls hang on numbers.
+    """
+
+    def __init__(self, flat, values, leaves):
+        self.flat, self.values, self.truths = flat, values, []
+
+        def record(*tensors):
+            mark = _ASKED.set([])
+            try:
+                found, asked = flat(*tensors), _ASKED.get()
+            finally:
+                _ASKED.reset(mark)
+            self.truths = [truth for _, truth in asked]
+            return [*found, *(condition for condition, _ in asked)]
+
+        self.module = make_fx(record)(*(value.clone() for value in values), *leaves)
+        _simplify(self.module)
+        self.conditions = _split_off(self.module, len(self.truths))
+        for module in (self.module, self.conditions):
+            _quicken(module)
+
+    def serves(self, leaves: list) -> bool:
+        """Say whether the function would call the same for the tensors of a batch."""
+        if not self.truths:
+            return True
+        with torch.inference_mode():
+            found = self.conditions(*self.values, *leaves)
+        return [bool(condition) for condition in found] == self.truths
+
+    def __call__(self, leaves: list):
+        """Return what the function does for the tensors of a batch."""
+        found = self.replay(*self.values, *leaves)
+        return optree.tree_unflatten(self.flat.structure, found)
+
+    def replay(self, *tensors):
+        """Return the tensors of that; those of the variables are changed."""
+        # Nothing of it is trained through, but recurrent kernels keep what their
+        # gradient needs only where there may be one.
+        with torch.inference_mode(), torch.set_grad_enabled(bool(self.flat.trained)):
+            return self.module(*tensors)
 
 
 class _Flat:
@@ -153,6 +212,32 @@ class _Flat:
                     value.copy_(now)
         found, self.structure = optree.tree_flatten(found)
         return found
+
+
+def _split_off(module: torch.fx.GraphModule, count: int) -> torch.fx.GraphModule:
+    """Take the last results of a module, so many, and return another that has them.
+
+    Raises:
+        RuntimeError: If they hang on more than what the module is given.
+    """
+    graph, own = module.graph, torch.fx.Graph()
+    *_, output = graph.nodes
+    results = list(output.args[0])
+    kept, taken = results[: len(results) - count], results[len(results) - count :]
+    wanted = set(taken)
+    for node in reversed(graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    copies = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or node in wanted:
+            if node.op == "call_function" and not _is_pure(node):
+                raise RuntimeError(f"{node} may be another when it is called again")
+            copies[node] = own.node_copy(node, copies.get)
+    own.output([copies[node] for node in taken])
+    output.args = (kept,)
+    graph.eliminate_dead_code()
+    return torch.fx.GraphModule(module, own)
 
 
 def _simplify(module: torch.fx.GraphModule) -> None:
