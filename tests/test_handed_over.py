@@ -12,6 +12,7 @@ from kerasdl.data.batches import BatchSource, Dense, Ragged
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 tensorflow_alone = pytest.mark.skipif(not ON_TENSORFLOW, reason="of TensorFlow")
+jax_alone = pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
 RANDOM = np.random.default_rng(0)
 COUNT = 44  # the last batch is smaller
 LABELS = RANDOM.integers(0, 3, COUNT)
@@ -208,11 +209,66 @@ def test_pytorch_trains_on_the_memory_of_the_batches():
         assert [x.data_ptr(), y.data_ptr()] == [part.ctypes.data for part in batch]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
-def test_jax_takes_the_source():
+@jax_alone
+def test_jax_holds_examples_that_need_no_padding(monkeypatch):
+    from kerasdl.backend import jax_batches
+
     source = rows_source()
     with handed_over(rows_model(), source, 1) as handed:
-        assert handed is source
+        batches = list(handed.get_jax_iterator())
+    for batch, rows in zip(batches, source.order, strict=True):
+        assert all(isinstance(part, jax_batches.jax.Array) for part in batch)
+        np.testing.assert_array_equal(batch[0], source.inputs["x"].values[rows])
+        np.testing.assert_array_equal(batch[1], LABELS[rows])
+    monkeypatch.setattr(jax_batches, "MOST_BYTES", 100)
+    for source in (rows_source(), texts_source()):
+        with handed_over(rows_model(), source, 1) as handed:
+            parts = keras.tree.flatten(next(iter(handed.get_jax_iterator())))
+        assert all(isinstance(part, np.ndarray) for part in parts)
+
+
+@jax_alone
+def test_keras_does_not_look_through_the_values_of_each_step():
+    import jax
+
+    states = []
+
+    class Peek(keras.callbacks.Callback):
+        """Look at what Keras keeps in the model."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            states.append(self.model._jax_state["trainable_variables"])
+
+    model, source = rows_model(), rows_source()
+    source.start(0)
+    with handed_over(model, source, 1) as handed:
+        model.fit(handed, callbacks=[Peek()], verbose=0)
+    assert len(states) == len(source.order)
+    assert not any(isinstance(state, list | tuple) for state in states)
+    assert all(isinstance(value, jax.Array) for value in states[-1])
+    assert all(map(np.array_equal, states[-1], model.get_weights()))
+    assert model.train_function is None
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "int64"])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_batches_lie_where_a_backend_need_not_copy_them(dtype, count):
+    values = RANDOM.integers(0, 9, (COUNT, 3, 5)).astype(dtype)
+    rows = RANDOM.integers(0, COUNT, count)
+    taken = Dense(values).take(rows).values
+    np.testing.assert_array_equal(taken, values[rows])
+    assert taken.dtype == values.dtype
+    assert taken.ctypes.data % 64 == 0
+
+
+@jax_alone
+def test_jax_computes_on_the_memory_of_a_batch():
+    import jax
+
+    values = RANDOM.normal(size=(COUNT, 5)).astype("float32")
+    batch = Dense(values).take(np.arange(9)).values
+    held = jax.device_put(batch, may_alias=True)
+    assert held.unsafe_buffer_pointer() == batch.ctypes.data
 
 
 @tensorflow_alone

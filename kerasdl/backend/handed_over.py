@@ -29,7 +29,7 @@ class HandedOver(DataAdapter):
         """Return itself: Keras goes through anything."""
         return self
 
-    get_torch_dataloader = get_tf_dataset
+    get_torch_dataloader = get_jax_iterator = get_tf_dataset
 
     @property
     def num_batches(self):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from kerasdl.backend.jax_batches import handed_over as handed_over
 from kerasdl.backend.jax_layers import fused as fused
 from kerasdl.errors import InputError
 
@@ -256,12 +257,6 @@ def _after(tensors: list, others: list) -> list:
     number = jnp.ravel(others[0])[0]
     zero = jnp.where(number == number, 0.0, jnp.nan)
     return [tensor + zero.astype(tensor.dtype) for tensor in tensors]
-
-
-@contextmanager
-def handed_over(model: keras.Model, source, steps: int) -> Iterator:  # noqa: ARG001
-    """Yield the source: on JAX Keras takes its batches without detours."""
-    yield source
 
 
 def quick_step(model: keras.Model, objective) -> None:

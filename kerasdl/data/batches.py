@@ -3,6 +3,7 @@
 The batch source works with `model.fit` on every backend and needs no tf.data.
 """
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ SMALLEST_WIDTH = 16
 # Examples are sorted by length into this many buckets, each with one padded width per
 # input: little padding is computed, and JAX compiles one program per bucket.
 NUM_BUCKETS = 8
+# In bytes, what the widest registers of processors read at once.
+ALIGNMENT = 64
 # Streamed batches are made while the model works on the ones before.
 BATCHES_AHEAD = 2
 
@@ -90,11 +93,21 @@ class Dense:
 
     def take(self, rows: np.ndarray) -> "Dense":
         """Select arrays by index, in the given order."""
-        return Dense(self.values[rows])
+        taken = _aligned((len(rows), *self.values.shape[1:]), self.values.dtype)
+        # "clip", of rows that are all there, is what writes straight to its output.
+        return Dense(self.values.take(rows, axis=0, out=taken, mode="clip"))
 
     def pad(self, width: int) -> np.ndarray:  # noqa: ARG002 - the signature of Ragged
         """Return the arrays as they are."""
         return self.values
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array on whose memory JAX and TensorFlow compute; others they copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def padded_width(length: int) -> int:
@@ -298,12 +311,27 @@ class BatchSource(keras.utils.PyDataset):
             for name, ragged in self.inputs.items()
         }
 
+    def rows(self, index: int) -> np.ndarray:
+        """Return the example indices of a batch, which counts as asked for."""
+        return self.order[self._place(index)]
+
+    def examples(self):
+        """Return all examples as one batch, nothing copied.
+
+        Returns:
+            Inputs and targets as of a batch; `None` where inputs are padded, or made on
+            the fly.
+        """
+        if not all(isinstance(values, Dense) for values in self.inputs.values()):
+            return None
+        arrays = {name: dense.values for name, dense in self.inputs.items()}
+        return self._arranged(arrays, self.targets, self.weights)
+
     def __getitem__(self, index: int):
         try:
-            place = self._place(index)
             if self._pool is None:
-                return self._batch(self.order[place])
-            return self._awaited(place)
+                return self._batch(self.rows(index))
+            return self._awaited(self._place(index))
         except Exception as error:
             self.failure = error
             raise
@@ -328,15 +356,21 @@ class BatchSource(keras.utils.PyDataset):
         return self._ahead[place].result()
 
     def _batch(self, rows: np.ndarray):
-        batch = self.pad(rows)
-        inputs = batch if len(batch) > 1 else batch.popitem()[1]
-        answers = [part for part in (self.targets, self.weights) if part is not None]
-        batch = inputs, *(part[rows] for part in answers)
+        targets, weights = (
+            None if part is None else part[rows]
+            for part in (self.targets, self.weights)
+        )
+        batch = self._arranged(self.pad(rows), targets, weights)
         if self.copies == 1:
             return batch
         return keras.tree.map_structure(
             lambda values: np.concatenate([values] * self.copies), batch
         )
+
+    def _arranged(self, inputs: dict[str, np.ndarray], *answers: np.ndarray | None):
+        """Return a batch as `fit` takes it."""
+        inputs = inputs if len(inputs) > 1 else next(iter(inputs.values()))
+        return inputs, *(part for part in answers if part is not None)
 
     def on_epoch_begin(self):
         """Take up the order of the next epoch (Keras calls this)."""
