@@ -199,7 +199,7 @@ def _rising(model, lowest: float, highest: float, steps: int):
 def _batches(data) -> Iterable[tuple]:
     """Yield batches, without moving a source on."""
     if isinstance(data, BatchSource):
-        return (_batch(data, rows) for rows in data.order)
+        return map(data.batch, data.order)
     if isinstance(data, tuple):
         size = 32
         starts = range(0, len(keras.tree.flatten(data)[0]), size)
@@ -208,13 +208,6 @@ def _batches(data) -> Iterable[tuple]:
             for i in starts
         )
     return data
-
-
-def _batch(source: BatchSource, rows) -> tuple:
-    inputs = source.pad(rows)
-    answers = [part for part in (source.targets, source.weights) if part is not None]
-    inputs = inputs if len(inputs) > 1 else inputs.popitem()[1]
-    return (inputs, *(part[rows] for part in answers))
 
 
 def _losses(model, batches, rates, set_rate) -> list[float]:

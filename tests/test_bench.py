@@ -243,13 +243,13 @@ def test_random_examples_fit_each_recipe(recipe, inputs, shape):
 def test_the_steps_count_and_validation_does_not(monkeypatch):
     from kerasdl.bench import measuring
 
-    make = measuring.BatchSource._batch
+    rows = measuring.BatchSource.rows
 
-    def slow(self, rows):
+    def slow(self, index):
         time.sleep(0.02 if self.seed is not None else 0.4)
-        return make(self, rows)
+        return rows(self, index)
 
-    monkeypatch.setattr(measuring.BatchSource, "_batch", slow)
+    monkeypatch.setattr(measuring.BatchSource, "rows", slow)
     recipe = tabular.recipe("", "", batch_size=8)
     found = measuring.measure(recipe, seconds=0.01, began=time.time() - 100)
     # Four steps take longer than all rounds shall.

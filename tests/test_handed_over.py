@@ -1,5 +1,7 @@
 """Batches that reach a backend without Keras's detours: the same training."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
@@ -228,6 +230,64 @@ def test_jax_holds_examples_that_need_no_padding(monkeypatch):
 
 
 @jax_alone
+def test_an_epoch_goes_on_where_it_was_on_what_jax_holds():
+    inputs = {
+        "x": Dense(RANDOM.normal(size=(COUNT, 5))),  # float64
+        "z": Dense(RANDOM.integers(0, 9, (COUNT, 2))),
+    }
+    source = BatchSource(inputs, LABELS, weights=WEIGHTS, batch_size=8, seed=0)
+    source.start(3, 2)
+    expected = source.plan(3)[2:]
+    with handed_over(rows_model(), source, 1) as handed:
+        handed.on_epoch_begin()
+        batches = list(handed.get_jax_iterator())
+        handed.on_epoch_end()
+    for (x, labels, weights), rows in zip(batches, expected, strict=True):
+        np.testing.assert_allclose(x["x"], inputs["x"].values[rows], rtol=1e-6)
+        np.testing.assert_array_equal(x["z"], inputs["z"].values[rows])
+        np.testing.assert_array_equal(labels, LABELS[rows])
+        np.testing.assert_array_equal(weights, WEIGHTS[rows])
+    np.testing.assert_array_equal(source.order[0], expected[0])
+    source.on_epoch_begin()
+    assert len(source.order) == source.batches_per_epoch
+
+
+@jax_alone
+def test_jax_leaves_to_numpy_what_it_cannot_hold(monkeypatch):
+    from kerasdl.backend import jax_batches
+
+    class Doubled(Dense):
+        """Change the examples as they are taken."""
+
+        def take(self, rows):
+            return Dense(2 * self.values[rows])
+
+    values = RANDOM.normal(size=(COUNT, 5)).astype("float32")
+    source = BatchSource({"x": Doubled(values)}, LABELS, batch_size=8)
+    with handed_over(rows_model(), source, 1) as handed:
+        x, _ = next(iter(handed.get_jax_iterator()))
+    np.testing.assert_array_equal(x, 2 * values[source.order[0]])
+
+    def is_full(_):
+        raise MemoryError
+
+    monkeypatch.setattr(jax_batches.jax, "device_put", is_full)
+    found = trained(rows_model(), rows_source(), directly=True)
+    monkeypatch.undo()
+    assert np.isfinite(found[1]["loss"]).all()
+
+
+@jax_alone
+@pytest.mark.parametrize("option", ["run_eagerly", "steps_per_execution"])
+def test_jax_leaves_other_steps_to_keras(option):
+    model, source = rows_model(), rows_source()
+    setattr(model, option, 2 if option == "steps_per_execution" else True)
+    with handed_over(model, source, 1) as handed:
+        assert model.train_function is None
+        assert isinstance(next(iter(handed))[0], np.ndarray)
+
+
+@jax_alone
 def test_keras_does_not_look_through_the_values_of_each_step():
     import jax
 
@@ -259,6 +319,17 @@ def test_batches_lie_where_a_backend_need_not_copy_them(dtype, count):
     np.testing.assert_array_equal(taken, values[rows])
     assert taken.dtype == values.dtype
     assert taken.ctypes.data % 64 == 0
+
+
+def test_examples_in_another_order_are_not_copied_for_each_batch():
+    values = np.ones((50, 1000, 1000), "uint8").transpose(0, 2, 1)
+    source = Dense(values)
+    tracemalloc.start()
+    taken = source.take(np.array([3, 1])).values
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(taken, values[[3, 1]])
+    assert peak < values.nbytes / 5
 
 
 @jax_alone

@@ -1,14 +1,13 @@
 """Batches and steps on JAX with little Python around them.
 
-Whatever Python does takes a processor from the step that is being computed, and both of
-its cores wait for each other.
+Whatever Python does takes a core from the step that is being computed, and the others
+wait for that one.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
-import jax.numpy as jnp
 import keras
 
 from kerasdl.backend.handed_over import HandedOver
@@ -35,18 +34,17 @@ def handed_over(
     """
     if (
         keras.distribution.distribution() is not None
+        or keras.config.is_nnx_enabled()
         or model.run_eagerly
         or not model.jit_compile
         or model.steps_per_execution > 1
     ):
         yield HandedOver(source)
         return
-    examples = source.examples()
-    is_held = jax.default_backend() == "cpu" and examples is not None
-    is_held = is_held and _size(examples) <= MOST_BYTES
+    examples = _held(source.examples())
     model.train_function = TrainFunction(model)
     try:
-        yield Held(source, examples) if is_held else HandedOver(source)
+        yield HandedOver(source) if examples is None else Held(source, examples)
     finally:
         model.train_function = None
 
@@ -59,7 +57,10 @@ class TrainFunction:
     """
 
     def __init__(self, model: keras.Model):
-        self._step = jax.jit(model.train_step, donate_argnums=0)
+        def step(state, batch):  # JAX would find an old one compiled
+            return model.train_step(state, batch)
+
+        self._step = jax.jit(step, donate_argnums=0)
 
     def __call__(self, state, batches: Iterator):
         """Return the logs of the next batch, and the state after it."""
@@ -94,12 +95,12 @@ class Held(HandedOver):
 
     Args:
         source: A `kerasdl.data.batches.BatchSource`.
-        examples: All of its examples as one batch.
+        examples: All of its examples as one batch, of arrays of JAX.
     """
 
     def __init__(self, source: keras.utils.PyDataset, examples):
         super().__init__(source)
-        self.examples = jax.tree.map(jnp.asarray, examples)
+        self.examples = examples
 
     def __iter__(self):
         for i in range(self.source.num_batches):
@@ -111,5 +112,13 @@ def _taken(examples, rows):
     return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), examples)
 
 
-def _size(examples) -> int:
-    return sum(array.nbytes for array in jax.tree.leaves(examples))
+def _held(examples):
+    """Return arrays of JAX; `None` where NumPy is to take the rows of a batch."""
+    if examples is None or jax.default_backend() != "cpu":
+        return None
+    if sum(array.nbytes for array in jax.tree.leaves(examples)) > MOST_BYTES:
+        return None
+    try:
+        return jax.device_put(examples)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        return None

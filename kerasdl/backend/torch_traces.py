@@ -121,7 +121,7 @@ class Replayed:
             return None
         finally:
             torch.set_rng_state(state)
-        return trace if is_same else None
+        return trace if is_same and trace.serves(leaves) else None
 
 
 class _Trace:
@@ -218,7 +218,7 @@ def _split_off(module: torch.fx.GraphModule, count: int) -> torch.fx.GraphModule
     """Take the last results of a module, so many, and return another that has them.
 
     Raises:
-        RuntimeError: If they hang on more than what the module is given.
+        RuntimeError: If they would not be the same when they are asked for first.
     """
     graph, own = module.graph, torch.fx.Graph()
     *_, output = graph.nodes

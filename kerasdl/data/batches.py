@@ -93,9 +93,13 @@ class Dense:
 
     def take(self, rows: np.ndarray) -> "Dense":
         """Select arrays by index, in the given order."""
-        taken = _aligned((len(rows), *self.values.shape[1:]), self.values.dtype)
+        values = self.values
+        taken = _aligned((len(rows), *values.shape[1:]), values.dtype)
+        if not (values.flags.c_contiguous and values.flags.aligned):
+            taken[...] = values[rows]  # `take` would copy all of them first
+            return Dense(taken)
         # "clip", of rows that are all there, is what writes straight to its output.
-        return Dense(self.values.take(rows, axis=0, out=taken, mode="clip"))
+        return Dense(values.take(rows, axis=0, out=taken, mode="clip"))
 
     def pad(self, width: int) -> np.ndarray:  # noqa: ARG002 - the signature of Ragged
         """Return the arrays as they are."""
@@ -312,7 +316,7 @@ class BatchSource(keras.utils.PyDataset):
         }
 
     def rows(self, index: int) -> np.ndarray:
-        """Return the example indices of a batch, which counts as asked for."""
+        """Return the example indices of the batch that Keras asks for by a number."""
         return self.order[self._place(index)]
 
     def examples(self):
@@ -320,9 +324,10 @@ class BatchSource(keras.utils.PyDataset):
 
         Returns:
             Inputs and targets as of a batch; `None` where inputs are padded, or made on
-            the fly.
+            the fly, or a subclass changes what a batch is.
         """
-        if not all(isinstance(values, Dense) for values in self.inputs.values()):
+        changed = type(self).__getitem__ is not BatchSource.__getitem__
+        if changed or any(type(values) is not Dense for values in self.inputs.values()):
             return None
         arrays = {name: dense.values for name, dense in self.inputs.items()}
         return self._arranged(arrays, self.targets, self.weights)
@@ -330,7 +335,7 @@ class BatchSource(keras.utils.PyDataset):
     def __getitem__(self, index: int):
         try:
             if self._pool is None:
-                return self._batch(self.rows(index))
+                return self.batch(self.rows(index))
             return self._awaited(self._place(index))
         except Exception as error:
             self.failure = error
@@ -350,12 +355,13 @@ class BatchSource(keras.utils.PyDataset):
         """Return a batch that a thread has made, and let it make the next ones."""
         last = min(place + BATCHES_AHEAD, len(self.order) - 1)
         self._ahead = {
-            i: self._ahead.get(i) or self._pool.submit(self._batch, self.order[i])
+            i: self._ahead.get(i) or self._pool.submit(self.batch, self.order[i])
             for i in range(place, last + 1)
         }
         return self._ahead[place].result()
 
-    def _batch(self, rows: np.ndarray):
+    def batch(self, rows: np.ndarray):
+        """Return the batch of the examples `rows`, as `fit` takes it."""
         targets, weights = (
             None if part is None else part[rows]
             for part in (self.targets, self.weights)
