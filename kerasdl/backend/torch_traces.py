@@ -33,7 +33,7 @@ IN_PLACE = {
     torch.ops.aten.relu.default: torch.ops.aten.relu_.default,
 }
 # A trace holds three copies of the variables; a step of more is no small one.
-MOST_BYTES = 256e6
+MOST_BYTES = 512e6
 
 
 def on_processor(variables: Sequence[keras.Variable]) -> bool:

@@ -300,6 +300,8 @@ class BatchSource(keras.utils.PyDataset):
         Keras on TensorFlow takes the batch signature from the first two batches; only
         where these differ in width does it allow any width.
         """
+        if len(self._buckets) == 1:
+            return batches
         buckets = [self._bucket(rows) for rows in batches]
         if not buckets or min(buckets) == max(buckets):
             return batches
