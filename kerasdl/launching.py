@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kerasdl.errors import InputError
+from kerasdl.signals import caught_signals
 
 # Seconds that workers have to end in order after SIGTERM, before SIGKILL.
 GRACE = 20.0
@@ -53,7 +54,7 @@ def launch(command: Sequence[str], *, processes: int, port: int | None = None) -
         raise InputError(f"{processes} processes; expected 1 or more")
     port = _free_port(port)
     workers: list[_Worker] = []
-    with _caught_signals() as received, _guarded() as tell:
+    with caught_signals() as received, _guarded() as tell:
         try:
             for rank in range(processes):
                 environment = _environment(rank, processes, port)
@@ -229,21 +230,6 @@ def _free_port(port: int | None) -> int:
                 "another one with --port, or leave it out"
             ) from error
         return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, in the main thread, where Python delivers them."""
-    received: list[int] = []
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda n, _: received.append(n))
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

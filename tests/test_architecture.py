@@ -23,6 +23,7 @@ LEAVES = {
     "lock",
     "machine",
     "quiet",
+    "signals",
     "untrusted",
 }
 ALLOWED = {  # module or folder -> kerasdl modules it may import besides the leaves

@@ -374,6 +374,24 @@ def test_a_trial_that_fails_says_how(script, reason, tmp_path, monkeypatch):
 
 
 @pytest.mark.backend_free
+def test_a_signal_at_the_start_of_a_trial_leaves_no_process(monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def _execute_child(self, *arguments):
+            super()._execute_child(*arguments)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trials.measure(
+            tabular.recipe("", ""), "jax", "float32", app="", model="", seconds=9
+        )
+    assert started[0].returncode == -signal.SIGKILL
+
+
+@pytest.mark.backend_free
 @pytest.mark.usefixtures("all_installed")
 def test_one_that_fails_does_not_stop_the_others(run_cli, monkeypatch):
     def found(recipe, backend, _):

@@ -1,7 +1,9 @@
 """Start the processes that measure, one for each backend and precision."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from dataclasses import replace
 from kerasdl.bench.speed import Speed, settings_of, versions
 from kerasdl.machine import machine
 from kerasdl.recipe import Recipe
+from kerasdl.signals import caught_signals
 from kerasdl.untrusted import brief
 
 # A trial that takes so many times as long as it measures, and this besides, is ended.
@@ -76,28 +79,38 @@ def measure(
 def _found(recipe: Recipe, backend: str, seconds: float) -> dict:
     request = {"recipe": recipe.to_json(), "seconds": seconds, "began": time.time()}
     limit = BESIDES + PATIENCE * seconds
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "kerasdl.bench"],
-            env={**os.environ, "KERAS_BACKEND": backend},
-            input=json.dumps(request),
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"it was not done in {limit:.0f} s, and was ended"}
-    if done.returncode:
-        return {"failed": _how(done)}
-    return json.loads(done.stdout.splitlines()[-1])
+    with contextlib.ExitStack() as stack:
+        # A signal that came before we have the process in hand would leave it behind.
+        with caught_signals() as received:
+            process = stack.enter_context(_process(backend))
+            stack.callback(process.kill)
+        for number in received:
+            signal.raise_signal(number)
+        try:
+            output, errors = process.communicate(json.dumps(request), timeout=limit)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"it was not done in {limit:.0f} s, and was ended"}
+    if process.returncode:
+        return {"failed": _how(process.returncode, errors)}
+    return json.loads(output.splitlines()[-1])
 
 
-def _how(done: subprocess.CompletedProcess) -> str:
+def _process(backend: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "kerasdl.bench"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+
+
+def _how(code: int, errors: str) -> str:
     """Say how a process ended that has not said so itself."""
-    if done.returncode < 0:
-        memory = ", perhaps for lack of memory" if done.returncode == -9 else ""
-        return f"its process was killed by signal {-done.returncode}{memory}"
-    last = (done.stderr.splitlines() or [""])[-1]
-    return f"its process ended with exit code {done.returncode}: {last}"
+    if code < 0:
+        memory = ", perhaps for lack of memory" if code == -9 else ""
+        return f"its process was killed by signal {-code}{memory}"
+    last = (errors.splitlines() or [""])[-1]
+    return f"its process ended with exit code {code}: {last}"
