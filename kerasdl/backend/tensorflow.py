@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kerasdl.backend import tensorflow_replicas
 from kerasdl.backend.tensorflow_batches import handed_over as handed_over
+from kerasdl.backend.tensorflow_layers import fused as fused
 
 # Take memory of a GPU as it is needed, not most of it at once; read when the first
 # tensor is put there.
@@ -305,10 +306,6 @@ def check_attention(dtype: str) -> None:
 def attention(query, key, value, mask=None):
     """Attend as Keras does: the compiler fuses it."""
     return keras.ops.dot_product_attention(query, key, value, mask=mask)
-
-
-def fused(layer, inputs, training=None) -> None:
-    """Return None: TensorFlow fuses what Keras calls."""
 
 
 def recurrent(layer, sequences, initial_state, mask, training) -> None:
