@@ -96,9 +96,12 @@ def measure(name: str, options) -> dict:
     loops, weights = twins.make(workload.network, x, y, batch=first, rate=RATE)
     if options.quick:
         loops = dict([next(iter(loops.items()))])
-    elif (more := _enough(loops, workload, len(x), options.seconds)) > len(x):
-        x, y = workload.data(more)
-        loops, weights = twins.make(workload.network, x, y, batch=first, rate=RATE)
+    else:
+        enough = _enough(loops, workload, len(x), options.seconds)
+        if enough > len(x):
+            x, y = workload.data(enough)
+            loops, weights = twins.make(workload.network, x, y, batch=first, rate=RATE)
+        x, y = x[:enough], y[:enough]
     turns = turns_of(loops, x, workload.batch, None if options.quick else peak)
     model = train(workload, turns, x, y, options)
     trained = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
@@ -119,12 +122,19 @@ def measure(name: str, options) -> dict:
 def _enough(loops, workload, count: int, seconds: float) -> int:
     """Return the examples that the first loop takes so many seconds for."""
     loop = next(iter(loops.values()))
-    order = _order(count, workload.batch, 0)
+    order = _order(count, workload.batch, 0)[:FEWEST_STEPS]
     loop(order)
+    if (spent := _timed(loop, order)) < seconds / 4:  # too short to tell
+        order = _order(count, workload.batch, 0)
+        spent = _timed(loop, order)
+    steps = seconds * len(order) / spent
+    return min(workload.most, workload.batch * max(FEWEST_STEPS, round(steps)))
+
+
+def _timed(loop, order) -> float:
     start = time.perf_counter()
     loop(order)
-    steps = seconds * len(order) / (time.perf_counter() - start)
-    return min(workload.most, workload.batch * max(FEWEST_STEPS, round(steps)))
+    return time.perf_counter() - start
 
 
 def _order(count: int, batch: int, seed: int) -> list[np.ndarray]:
@@ -165,10 +175,8 @@ def turns_of(loops, x, batch: int, peak):
             spent = time.perf_counter() - self._start - self._aside
             self.seconds["kerasdl"].append(spent)
             for name, loop in loops.items():
-                order = _order(len(x), batch, epoch)
-                start = time.perf_counter()
-                loop(order)
-                self.seconds[name].append(time.perf_counter() - start)
+                spent = _timed(loop, _order(len(x), batch, epoch))
+                self.seconds[name].append(spent)
             if peak:
                 self.peaks.append(peak("float32"))
             self._aside, self._start = 0.0, time.perf_counter()
@@ -229,7 +237,13 @@ def _figures(turns, work: int, count: int) -> dict:
     }
     first = next(name for name in rates if name != "kerasdl")
     own = rates["kerasdl"]
-    figures = {"per_second": {n: round(statistics.median(r)) for n, r in rates.items()}}
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    figures = {
+        "per_second": {
+            name: round(rate) if rate >= 20 else round(rate, 1)
+            for name, rate in medians.items()
+        }
+    }
     for name in rates:
         if name != "kerasdl":
             ratios = [a / b for a, b in zip(own, rates[name], strict=True)]
