@@ -15,7 +15,7 @@ from keras import layers
 
 import kerasdl
 from kerasdl import backend
-from kerasdl.layers import Dense
+from kerasdl.layers import Conv2D, Dense
 from kerasdl.optimizers import make_optimizer
 from kerasdl.schedules import learning_rate_schedule
 from kerasdl.steps import quick_steps, set_training_step
@@ -155,6 +155,33 @@ def test_convolutions_train_as_those_of_keras():
         _, history = trained(network, images, labels, quickly=quickly, batch=64)
         losses.append(history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-2)
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="of PyTorch")
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_what_belongs_to_a_kernel_lies_in_memory_as_pytorch_reads_it(name):
+    import torch
+
+    from kerasdl.backend.torch_adam import FusedAdam
+
+    image = keras.Input((9, 9, 3))
+    x = image
+    for size in (3, 1):
+        x = Conv2D(5, size)(x)
+    network = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    start = [RANDOM.normal(size=w.shape).astype("float32") for w in network.weights]
+    network.set_weights(start)
+    optimizer = make_optimizer(name, 0.1)
+    compile_classifier(network, optimizer=optimizer, learning_rate=0.1)
+    step = backend.quick_step(network, None)
+    assert isinstance(step.update, FusedAdam) == (name == "adamw")
+    slots = [slot for slot in optimizer.variables if len(slot.shape) == 4]
+    assert len(slots) >= 2
+    for variable in (*network.layers[1].weights[:1], *slots):
+        kernel = variable.value.permute(3, 2, 0, 1)
+        assert kernel.is_contiguous(memory_format=torch.channels_last)
+    for found, expected in zip(network.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_dense_layers_of_many_rows_train_as_those_of_keras():

@@ -31,6 +31,7 @@ fused = _backend.fused
 handed_over = _backend.handed_over
 input_gradients = _backend.input_gradients
 is_out_of_memory = _backend.is_out_of_memory
+lay_out = _backend.lay_out
 quick_step = _backend.quick_step
 random_state = _backend.random_state
 recomputed = _backend.recomputed
@@ -51,6 +52,7 @@ __all__ = [
     "handed_over",
     "input_gradients",
     "is_out_of_memory",
+    "lay_out",
     "quick_step",
     "random_state",
     "recomputed",

@@ -13,6 +13,7 @@ import numpy as np
 
 from kerasdl.backend.jax_batches import handed_over as handed_over
 from kerasdl.backend.jax_layers import fused as fused
+from kerasdl.backend.jax_layers import lay_out as lay_out
 from kerasdl.errors import InputError
 
 # What XLA needs to be deterministic on a GPU, read before it first computes.

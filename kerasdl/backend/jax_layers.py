@@ -48,6 +48,10 @@ def fused(layer, inputs, training=None) -> jax.Array | None:  # noqa: ARG001
     return outputs if bias is None else outputs + keras.ops.convert_to_tensor(bias)
 
 
+def lay_out(kernel: keras.Variable) -> None:
+    """Leave the kernel of a convolution as it lies: XLA lays arrays out itself."""
+
+
 def _is_plain(layer, inputs) -> bool:
     """Say whether a convolution is computed here.
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kerasdl.backend import tensorflow_replicas
 from kerasdl.backend.tensorflow_batches import handed_over as handed_over
 from kerasdl.backend.tensorflow_layers import fused as fused
+from kerasdl.backend.tensorflow_layers import lay_out as lay_out
 
 # Take memory of a GPU as it is needed, not most of it at once; read when the first
 # tensor is put there.

@@ -25,6 +25,10 @@ def fused(layer, inputs, training=None) -> tf.Tensor | None:
     return None
 
 
+def lay_out(kernel: keras.Variable) -> None:
+    """Leave the kernel of a convolution as it lies: TensorFlow reads it so."""
+
+
 def _is_plain(layer, inputs) -> bool:
     is_of_images = len(inputs.shape) == 4 and layer.axis in (-1, 3)
     is_whole = not tf.distribute.has_strategy() and not layer.renorm

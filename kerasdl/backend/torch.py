@@ -15,6 +15,7 @@ import torch
 from kerasdl.backend.handed_over import HandedOver
 from kerasdl.backend.torch_layers import attention as attention
 from kerasdl.backend.torch_layers import fused as fused
+from kerasdl.backend.torch_layers import lay_out as lay_out
 from kerasdl.backend.torch_recurrent import recurrent as recurrent
 from kerasdl.backend.torch_steps import quick_step as quick_step
 from kerasdl.backend.torch_traces import Replayed

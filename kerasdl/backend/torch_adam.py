@@ -44,9 +44,20 @@ class FusedAdam:
             and kind.__name__ in ("Adam", "AdamW")
             and not any(getattr(optimizer, name) for name in UNFUSED)
         )
-        if is_plain and all(map(_is_plain, variables)):
-            return cls(optimizer, variables)
-        return None
+        if not is_plain or not all(map(_is_plain, variables)):
+            return None
+        update = cls(optimizer, variables)
+        return update if update.lies_in_one_order() else None
+
+    def lies_in_one_order(self) -> bool:
+        """Say whether slots lie in memory as their weights; the kernel goes through it.
+
+        Its order is one without gaps, as Keras makes slots.
+        """
+        entries = (entry for group in self.groups.values() for entry in group)
+        return all(
+            len({tensor.stride() for tensor in tensors}) == 1 for _, *tensors in entries
+        )
 
     def __call__(self, gradients, rate: torch.Tensor) -> None:
         """Change the weights and the slots.
@@ -66,8 +77,10 @@ class FusedAdam:
             places, weights, momenta, velocities = zip(*used, strict=True)
             torch._fused_adamw_(
                 weights,
-                # The kernel goes through memory: all must lie in the same order.
-                [gradients[place].contiguous() for place in places],
+                [
+                    _lying_as(weight, gradients[place])
+                    for place, weight in zip(places, weights, strict=True)
+                ],
                 momenta,
                 velocities,
                 [],
@@ -82,7 +95,11 @@ class FusedAdam:
             )
 
 
+def _lying_as(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    if other.stride() == one.stride():
+        return other
+    return torch.empty_like(one).copy_(other)
+
+
 def _is_plain(variable) -> bool:
-    value = variable.value
-    is_float = value.dtype == torch.float32 and value.is_contiguous()
-    return is_float and variable.constraint is None
+    return variable.value.dtype == torch.float32 and variable.constraint is None

@@ -60,6 +60,24 @@ def attention(query, key, value, mask=None) -> torch.Tensor:
     return mixed.transpose(1, 2).to(query.dtype)
 
 
+def lay_out(kernel: keras.Variable) -> None:
+    """Let the kernel of a convolution lie in memory as PyTorch reads it.
+
+    Each step would otherwise copy it, and its gradient back. The shape stays.
+
+    Args:
+        kernel: Variable `(height, width, channels, filters)`, just made.
+    """
+    value = kernel._value  # whatever precision its layer computes in
+    if value is not None:  # as it is where only shapes are asked for
+        value.data = _as_read(value.data).permute(2, 3, 1, 0)
+
+
+def _as_read(kernel):
+    """Return a kernel as `(filters, channels, height, width)`, channels last."""
+    return kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+
+
 def _tensor(variable) -> torch.Tensor | None:
     """Return the value of a variable, in the precision that the layer computes in."""
     return None if variable is None else keras.ops.convert_to_tensor(variable)
@@ -89,10 +107,9 @@ def _convolution(layer, inputs):
         # memory; in layers of Keras's own, as those of KerasHub, it still does.
         pixels = inputs[:, :: layer.strides[0], :: layer.strides[1]]
         return functional.linear(pixels, kernel[0, 0].T, _tensor(layer.bias))
-    kernel = kernel.permute(3, 2, 0, 1)
     outputs = functional.conv2d(
         inputs.permute(CHANNELS_FIRST),
-        kernel.contiguous(memory_format=torch.channels_last),
+        _as_read(kernel),
         _tensor(layer.bias),
         layer.strides,
         padding,

@@ -26,6 +26,7 @@ def quick_step(model: keras.Model, objective) -> Callable | None:
         return None
     if not optimizer.built:
         optimizer.build(weights)
+    _lay_out_slots(optimizer, weights)
     keep_freed_memory()
     return QuickStep(model, objective)
 
@@ -74,6 +75,17 @@ class QuickStep:
                 optimizer.apply(gradients, self.weights)
                 gradients = []
             return self.model.get_metrics_result(), gradients, rate
+
+
+def _lay_out_slots(optimizer: keras.optimizers.Optimizer, variables) -> None:
+    """Let what an optimizer keeps of a weight lie in memory as the weight does."""
+    for variable in variables:
+        weight, start = variable.value, variable.path.replace("/", "_")
+        for slot in optimizer.variables:
+            value = slot.value
+            is_its = slot.name.startswith(f"{start}_") and value.shape == weight.shape
+            if is_its and value.stride() != weight.stride():
+                value.data = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _update(optimizer: keras.optimizers.Optimizer, variables) -> Callable | None:

@@ -41,6 +41,10 @@ class Conv2D(_Activated, keras.layers.Conv2D):
         (2, 3, 3, 8)
     """
 
+    def build(self, input_shape):
+        super().build(input_shape)
+        backend.lay_out(self._kernel)
+
 
 @keras.saving.register_keras_serializable(package="kerasdl")
 class DepthwiseConv2D(_Activated, keras.layers.DepthwiseConv2D):
