@@ -82,7 +82,7 @@ class Replayed:
     def __call__(self, data):
         """Return what the function returns for a batch of tensors."""
         leaves, structure = optree.tree_flatten(data)
-        shapes = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        shapes = structure, *[(leaf.shape, leaf.dtype) for leaf in leaves]
         for trace in self.traces[shapes]:
             if trace.serves(leaves):
                 return trace(leaves)
@@ -169,10 +169,14 @@ class _Trace:
 
     def replay(self, *tensors):
         """Return the tensors of that; those of the variables are changed."""
-        # Nothing of it is trained through, but recurrent kernels keep what their
-        # gradient needs only where there may be one.
-        with torch.inference_mode(), torch.set_grad_enabled(bool(self.flat.trained)):
-            return self.module(*tensors)
+        # By `forward`: as a module it takes a tenth of the time of a small network.
+        with torch.inference_mode():
+            if not self.flat.trained:
+                return self.module.forward(*tensors)
+            # Nothing of it is trained through, but recurrent kernels keep what their
+            # gradient needs only where there may be one.
+            with torch.enable_grad():
+                return self.module.forward(*tensors)
 
 
 class _Flat:
