@@ -39,13 +39,16 @@ def _is_plain(layer, inputs) -> bool:
 
 def _batch_norm(layer, inputs, training):
     channels = inputs.shape[-1]
-    given = [] if training else [layer.moving_mean, layer.moving_variance]
+    statistics = [[], []]  # of the batch
+    if not training:
+        moving = layer.moving_mean, layer.moving_variance
+        statistics = list(map(tf.convert_to_tensor, moving))
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones(channels),
         offset=tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros(channels),
-        mean=tf.convert_to_tensor(given[0]) if given else [],
-        variance=tf.convert_to_tensor(given[1]) if given else [],
+        mean=statistics[0],
+        variance=statistics[1],
         epsilon=layer.epsilon,
         is_training=training,
     )

@@ -81,9 +81,11 @@ def _lay_out_slots(optimizer: keras.optimizers.Optimizer, variables) -> None:
     """Let what an optimizer keeps of a weight lie in memory as the weight does."""
     for variable in variables:
         weight, start = variable.value, variable.path.replace("/", "_")
+        if weight.is_contiguous():  # as slots are made
+            continue
         for slot in optimizer.variables:
+            is_its = slot.name.startswith(f"{start}_") and slot.shape == variable.shape
             value = slot.value
-            is_its = slot.name.startswith(f"{start}_") and value.shape == weight.shape
             if is_its and value.stride() != weight.stride():
                 value.data = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
